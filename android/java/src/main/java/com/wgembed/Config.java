@@ -12,19 +12,19 @@ import java.util.Collections;
 import java.util.List;
 
 /**
- * A configuration: what a {@code .conf} file of wg-quick(8) or of the WireGuard apps has. The library reads and checks
- * it; lists are never null. It holds keys: {@link #destroy()} wipes them.
+ * A configuration: the contents of a {@code .conf} file of wg-quick(8) or of the WireGuard apps, parsed and checked by
+ * the library. Lists are never null. It contains keys, which {@link #destroy()} wipes.
  */
 public final class Config {
     static final Charset UTF_8 = Charset.forName("UTF-8");
 
-    /** The longest file that {@link #parse(InputStream)} reads, in bytes: that of the library. */
+    /** The maximum length of a file for {@link #parse(InputStream)}, in bytes: that of the library. */
     private static final int MAX_LENGTH = 64 * 1024 * 1024;
 
-    /** What begins an IPv4 address in the form of IPv6. */
+    /** The prefix of IPv4-mapped IPv6 addresses. */
     private static final byte[] MAPPED = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, -1, -1};
 
-    /** Addresses with a length: {@code 10.0.0.2/24}. */
+    /** Addresses with a prefix length: {@code 10.0.0.2/24}. */
     public static final class Prefix {
         private final InetAddress address;
         private final int length;
@@ -34,7 +34,7 @@ public final class Config {
             this.length = length;
         }
 
-        /** Reads what the library has written. Never asks DNS. */
+        /** Parses a text of the library. Never queries DNS. */
         static Prefix parse(String text) throws WgException {
             int slash = text.indexOf('/');
             if (slash < 0) {
@@ -44,7 +44,7 @@ public final class Config {
         }
 
         /**
-         * Returns the address, with what is behind the length as it was written.
+         * Returns the address, including the bits behind the prefix length.
          *
          * @return IPv4 or IPv6
          */
@@ -53,15 +53,15 @@ public final class Config {
         }
 
         /**
-         * Returns the length.
+         * Returns the prefix length.
          *
-         * @return 0 to 32, or to 128
+         * @return 0 to 32 for IPv4, 0 to 128 for IPv6
          */
         public int length() {
             return length;
         }
 
-        /** The first address: all bits behind the length are zero. */
+        /** Returns the first address: all bits behind the prefix length are zero. */
         InetAddress first() throws WgException {
             byte[] bytes = address.getAddress();
             for (int bit = length; bit < 8 * bytes.length; bit++) {
@@ -70,7 +70,7 @@ public final class Config {
             return Config.address(bytes);
         }
 
-        /** Whether all of it is IPv4 addresses in the form of IPv6, which no packet of IPv6 should have. */
+        /** Returns whether all addresses are IPv4-mapped IPv6 addresses, which no IPv6 packet should have. */
         boolean isMapped() {
             byte[] bytes = address.getAddress();
             return length >= 96 && bytes.length == 16 && Arrays.equals(Arrays.copyOf(bytes, MAPPED.length), MAPPED);
@@ -93,7 +93,7 @@ public final class Config {
         private Peer() {}
 
         /**
-         * Returns who it is.
+         * Returns the public key.
          *
          * @return never null
          */
@@ -102,25 +102,25 @@ public final class Config {
         }
 
         /**
-         * Returns the key that both sides mix in.
+         * Returns the preshared key.
          *
-         * @return null if there is none
+         * @return null without one
          */
         public Key presharedKey() {
             return presharedKey;
         }
 
         /**
-         * Returns where it is.
+         * Returns the endpoint.
          *
-         * @return an address or a host name, with a port; null if that is not known
+         * @return an address or a host name, with a port; null without one
          */
         public String endpoint() {
             return endpoint;
         }
 
         /**
-         * Returns the seconds between keepalives.
+         * Returns the seconds between persistent keepalives.
          *
          * @return 0 if off
          */
@@ -129,7 +129,7 @@ public final class Config {
         }
 
         /**
-         * Returns what it may send from, and what is sent to it.
+         * Returns the prefixes that the peer may send from, and that packets to it are selected by.
          *
          * @return unmodifiable
          */
@@ -177,35 +177,35 @@ public final class Config {
     }
 
     /**
-     * Reads a file.
+     * Parses a file.
      *
-     * @param conf its text
+     * @param conf the text of the file
      * @return the configuration
-     * @throws WgException with {@link WgException.Code#INVALID} and the line and key of what is wrong
+     * @throws WgException with {@link WgException.Code#INVALID}, and the line and key of the error
      */
     public static Config parse(String conf) throws WgException {
         return new Config(conf.getBytes(UTF_8));
     }
 
     /**
-     * Reads a file.
+     * Parses a file.
      *
-     * @param conf its bytes: UTF-8 or UTF-16, with a byte order mark or without; copied
+     * @param conf the bytes of the file: UTF-8 or UTF-16, with or without a byte order mark; copied
      * @return the configuration
-     * @throws WgException with {@link WgException.Code#INVALID} and the line and key of what is wrong
+     * @throws WgException with {@link WgException.Code#INVALID}, and the line and key of the error
      */
     public static Config parse(byte[] conf) throws WgException {
         return new Config(conf.clone());
     }
 
     /**
-     * Reads a file to its end.
+     * Reads a stream to its end, and parses it.
      *
-     * @param conf stays open
+     * @param conf the stream, which stays open
      * @return the configuration
      * @throws IOException if reading fails
-     * @throws WgException with {@link WgException.Code#INVALID} and the line and key of what is wrong, or {@link
-     *     WgException.Code#TOO_LARGE} beyond 64 MiB
+     * @throws WgException with {@link WgException.Code#INVALID}, and the line and key of the error, or {@link
+     * WgException.Code#TOO_LARGE} beyond 64 MiB
      */
     public static Config parse(InputStream conf) throws IOException {
         SecretBuffer all = new SecretBuffer();
@@ -289,7 +289,7 @@ public final class Config {
         }
     }
 
-    /** An address that the library has written. Such text is never a name, so DNS is not asked. */
+    /** Parses an address in a text of the library. It is never a name, so DNS is not queried. */
     private static InetAddress numeric(String text) throws WgException {
         try {
             InetAddress address = InetAddress.getByName(text);
@@ -297,7 +297,7 @@ public final class Config {
             if (bytes.length == 16 || text.indexOf(':') < 0) {
                 return address;
             }
-            // Java makes IPv4 of what is mapped, and then the length does not fit.
+            // Java converts IPv4-mapped addresses to IPv4, which does not match the length.
             byte[] mapped = Arrays.copyOf(MAPPED, 16);
             System.arraycopy(bytes, 0, mapped, MAPPED.length, bytes.length);
             return address(mapped);
@@ -306,7 +306,7 @@ public final class Config {
         }
     }
 
-    /** An address of the family that has so many bytes. */
+    /** Returns an address of the family with this number of bytes. */
     private static InetAddress address(byte[] bytes) throws WgException {
         try {
             return bytes.length == 16 ? Inet6Address.getByAddress(null, bytes, -1) : InetAddress.getByAddress(bytes);
@@ -318,7 +318,7 @@ public final class Config {
     /**
      * Returns the private key.
      *
-     * @return null if there is none
+     * @return null without one
      */
     public Key privateKey() {
         return privateKey;
@@ -363,7 +363,7 @@ public final class Config {
     /**
      * Returns the MTU.
      *
-     * @return that of the file, or else 1280, which passes everywhere
+     * @return that of the file, otherwise 1280, which every path supports
      */
     public int mtu() {
         return mtu == 0 ? 1280 : mtu;
@@ -381,7 +381,7 @@ public final class Config {
     /**
      * Returns the packages of the applications that use the tunnel.
      *
-     * @return unmodifiable; empty if it is not limited to some
+     * @return unmodifiable; empty if all may use it
      */
     public List<String> includedApplications() {
         return Collections.unmodifiableList(includedApplications);
@@ -406,10 +406,10 @@ public final class Config {
     }
 
     /**
-     * Writes a file as wg-quick(8) and the WireGuard apps read it, keys included.
+     * Formats the configuration as a file for wg-quick(8) and the WireGuard apps, including keys.
      *
      * @return text without comments
-     * @throws WgException if memory is short
+     * @throws WgException if there is not enough memory
      */
     public String toWgQuickString() throws WgException {
         byte[][] text = new byte[1][];
@@ -419,7 +419,7 @@ public final class Config {
         return string;
     }
 
-    /** The file. */
+    /** Returns the file. */
     synchronized byte[] bytes() {
         if (destroyed) {
             throw new IllegalStateException("the configuration was destroyed");
@@ -427,7 +427,7 @@ public final class Config {
         return conf;
     }
 
-    /** Wipes the keys. A running tunnel goes on, but can no longer be updated from this configuration. */
+    /** Wipes the keys. A running tunnel continues, but cannot be updated from this configuration any more. */
     public synchronized void destroy() {
         destroyed = true;
         Arrays.fill(conf, (byte) 0);
@@ -441,7 +441,7 @@ public final class Config {
         }
     }
 
-    /** Shows nothing of it. */
+    /** Returns a text without any of the contents. */
     @Override
     public String toString() {
         return "Config(" + peers.size() + " peers)";
@@ -485,7 +485,7 @@ public final class Config {
             return new String(text, from, end - from, UTF_8);
         }
 
-        /** A key in hex, without a String that would stay in the memory. */
+        /** Appends a key in hex, without a String that would stay in memory. */
         Key secret() throws WgException {
             byte[] key = new byte[Key.LENGTH];
             if (end - equals - 1 != 2 * key.length) {
@@ -501,7 +501,7 @@ public final class Config {
         }
     }
 
-    /** Bytes that are wiped when there are more, and at the end. */
+    /** Bytes that are wiped when the buffer grows, and at the end. */
     private static final class SecretBuffer extends ByteArrayOutputStream {
         @Override
         public synchronized void write(byte[] bytes, int from, int length) {
@@ -519,15 +519,15 @@ public final class Config {
         }
     }
 
-    /** Makes a configuration without a file. Everything is checked by {@link #build()}. */
+    /** Builds a configuration without a file. {@link #build()} checks all values. */
     public static final class Builder {
         private final StringBuilder head = new StringBuilder("[Interface]\n");
         private final StringBuilder tail = new StringBuilder();
 
         /**
-         * Begins with an interface.
+         * Creates a builder for an interface.
          *
-         * @param privateKey its key
+         * @param privateKey the private key
          */
         public Builder(Key privateKey) {
             line(head, "PrivateKey", privateKey.toBase64());
@@ -546,7 +546,7 @@ public final class Config {
         /**
          * Adds a DNS server, or a search domain.
          *
-         * @param server an address, or a name for a domain
+         * @param server an address, or a name for a search domain
          * @return this
          */
         public Builder dns(String server) {
@@ -556,7 +556,7 @@ public final class Config {
         /**
          * Sets the MTU.
          *
-         * @param mtu 1280 without
+         * @param mtu the MTU; 1280 by default
          * @return this
          */
         public Builder mtu(int mtu) {
@@ -566,7 +566,7 @@ public final class Config {
         /**
          * Sets the UDP port.
          *
-         * @param port chosen by the system without
+         * @param port the port; the system chooses one by default
          * @return this
          */
         public Builder listenPort(int port) {
@@ -574,9 +574,9 @@ public final class Config {
         }
 
         /**
-         * Adds an application to those that alone use the tunnel.
+         * Adds an application to those that use the tunnel; without any, all do.
          *
-         * @param name its package
+         * @param name the name of its package
          * @return this
          */
         public Builder includeApplication(String name) {
@@ -586,7 +586,7 @@ public final class Config {
         /**
          * Adds an application to those that do not use the tunnel.
          *
-         * @param name its package
+         * @param name the name of its package
          * @return this
          */
         public Builder excludeApplication(String name) {
@@ -594,9 +594,9 @@ public final class Config {
         }
 
         /**
-         * Adds a peer. Methods that say "of the last peer" are about it from then on.
+         * Adds a peer. The following calls of methods "of the last peer" apply to it.
          *
-         * @param publicKey who it is
+         * @param publicKey its public key
          * @return this
          */
         public Builder peer(Key publicKey) {
@@ -605,7 +605,7 @@ public final class Config {
         }
 
         /**
-         * Sets where it is, of the last peer.
+         * Sets the endpoint of the last peer.
          *
          * @param endpoint {@code vpn.example.com:51820}
          * @return this
@@ -615,7 +615,7 @@ public final class Config {
         }
 
         /**
-         * Adds allowed IPs, of the last peer.
+         * Adds allowed IPs of the last peer.
          *
          * @param prefix {@code 0.0.0.0/0}
          * @return this
@@ -625,9 +625,9 @@ public final class Config {
         }
 
         /**
-         * Sets the preshared key, of the last peer.
+         * Sets the preshared key of the last peer.
          *
-         * @param key that both sides mix in
+         * @param key the key
          * @return this
          */
         public Builder presharedKey(Key key) {
@@ -635,9 +635,9 @@ public final class Config {
         }
 
         /**
-         * Sets the time between keepalives, of the last peer.
+         * Sets the interval of persistent keepalives of the last peer.
          *
-         * @param seconds off without
+         * @param seconds the interval; off by default
          * @return this
          */
         public Builder persistentKeepalive(int seconds) {
@@ -651,7 +651,7 @@ public final class Config {
             return line(tail, key, value);
         }
 
-        /** A value is one line, and has no comment in it, or else it could be more than one setting. */
+        /** Checks that a value is one line without a comment, as it could otherwise be more than one setting. */
         private Builder line(StringBuilder text, String key, String value) {
             for (int i = 0; i < value.length(); i++) {
                 if (value.charAt(i) < ' ' || value.charAt(i) == '#' || value.charAt(i) == 0x7f) {
@@ -663,9 +663,9 @@ public final class Config {
         }
 
         /**
-         * Makes the configuration.
+         * Builds the configuration.
          *
-         * @return checked by the library
+         * @return the configuration, checked by the library
          * @throws WgException with {@link WgException.Code#INVALID} if a value is invalid
          */
         public Config build() throws WgException {

@@ -6,14 +6,14 @@ import java.util.concurrent.RejectedExecutionException;
 import java.util.concurrent.atomic.AtomicBoolean;
 
 /**
- * Tasks on their way from the library's threads to an app's executor: in order, one at a time, and never so many that
- * a slow executor costs memory. Nothing here waits.
+ * Passes tasks from the library's threads to an app's executor: in order, one at a time, and limited in number, so that
+ * a slow executor does not use up memory. Nothing here waits.
  */
 final class Dispatcher {
-    /** The most tasks that wait. */
+    /** The maximum number of waiting tasks. */
     static final int CAPACITY = 256;
 
-    /** The most that run in one go, so that an executor with other tasks gets to them. */
+    /** The maximum number of tasks in one run, so that other tasks of the executor get their turn. */
     private static final int RUN = 32;
 
     private final Executor executor;
@@ -28,17 +28,17 @@ final class Dispatcher {
         this.executor = executor;
     }
 
-    /** Runs a task, unless too many wait. */
+    /** Runs a task, unless too many are waiting. */
     void post(Runnable task) {
         add(task, CAPACITY);
     }
 
-    /** Runs a task that comes once in a tunnel's life, however many wait. */
+    /** Runs a task that occurs once in a tunnel's life, regardless of the number of waiting ones. */
     void postLast(Runnable task) {
         add(task, CAPACITY + 1);
     }
 
-    /** How many tasks were dropped. */
+    /** Returns the number of dropped tasks. */
     synchronized long dropped() {
         return dropped;
     }
@@ -97,7 +97,7 @@ final class Dispatcher {
                 task.run();
             }
         } finally {
-            // Also behind an exception of the app, which its executor gets.
+            // Also after an exception of the app, which its executor gets.
             boolean more;
             synchronized (this) {
                 more = !waiting.isEmpty();

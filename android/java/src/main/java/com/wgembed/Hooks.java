@@ -7,7 +7,7 @@ import java.io.ByteArrayOutputStream;
 import java.io.IOException;
 import java.net.InetAddress;
 
-/** The callbacks of one tunnel; the library calls them on its own threads. */
+/** The callbacks of one tunnel, which the library calls on its own threads. */
 final class Hooks implements Native.Callbacks {
     private static final String TAG = "WgEmbed";
 
@@ -22,9 +22,9 @@ final class Hooks implements Native.Callbacks {
     private static final int EVENT_SOCKETS_RECOVERED = 11;
     private static final int EVENT_ENDED = 20;
 
-    /** Learns that a tunnel has ended by itself. */
+    /** Called when a tunnel has ended by itself. */
     interface Ended {
-        /** Is called on a thread of the library. It must neither block nor call the tunnel. */
+        /** Called on a thread of the library. It must neither block nor call the tunnel. */
         void ended(String reason);
     }
 
@@ -121,7 +121,7 @@ final class Hooks implements Native.Callbacks {
                 dispatcher.post(task);
             }
         } catch (RuntimeException thrown) {
-            // Its executor runs it here, and above is the library.
+            // The executor runs it on this thread, which is inside the library.
             Log.w(TAG, "a listener has failed", thrown);
         }
     }

@@ -5,13 +5,13 @@ import java.util.Arrays;
 import javax.security.auth.Destroyable;
 
 /**
- * A key of 32 bytes: private, public or preshared. {@link #toString()} does not show it. Texts of it stay in the
- * memory of the virtual machine for as long as that likes; the key itself is wiped by {@link #destroy()}.
+ * A key of 32 bytes: private, public or preshared. {@link #toString()} does not contain it. {@link #destroy()} wipes
+ * the key itself; texts of it stay in the memory of the virtual machine until the garbage collector overwrites them.
  *
- * <p>Any thread may use it.
+ * <p>It may be used on any thread.
  */
 public final class Key implements Destroyable {
-    /** The bytes of a key. */
+    /** The length of a key in bytes. */
     public static final int LENGTH = 32;
 
     private final byte[] bytes;
@@ -27,7 +27,7 @@ public final class Key implements Destroyable {
      *
      * @param bytes 32 bytes
      * @return the key
-     * @throws IllegalArgumentException if there are more or fewer
+     * @throws IllegalArgumentException if the length is different
      */
     public static Key of(byte[] bytes) {
         if (bytes.length != LENGTH) {
@@ -37,10 +37,10 @@ public final class Key implements Destroyable {
     }
 
     /**
-     * Makes a private key.
+     * Generates a private key.
      *
-     * @return a new one
-     * @throws WgException if the system has no random numbers
+     * @return the key
+     * @throws WgException if the system's random generator fails
      */
     public static Key generatePrivate() throws WgException {
         byte[] key = new byte[LENGTH];
@@ -49,10 +49,10 @@ public final class Key implements Destroyable {
     }
 
     /**
-     * Makes a preshared key.
+     * Generates a preshared key.
      *
-     * @return a new one
-     * @throws WgException if the system has no random numbers
+     * @return the key
+     * @throws WgException if the system's random generator fails
      */
     public static Key generatePreshared() throws WgException {
         byte[] key = new byte[LENGTH];
@@ -61,22 +61,22 @@ public final class Key implements Destroyable {
     }
 
     /**
-     * Reads a key as configuration files have it.
+     * Parses a key in base64, the form of configuration files.
      *
      * @param text 44 characters of base64
      * @return the key
-     * @throws WgException with {@link WgException.Code#INVALID} if it is none
+     * @throws WgException with {@link WgException.Code#INVALID} if it is not a key
      */
     public static Key fromBase64(String text) throws WgException {
         return fromText(text, false);
     }
 
     /**
-     * Reads a key in hex.
+     * Parses a key in hex.
      *
-     * @param text 64 digits, small or large
+     * @param text 64 digits, upper or lower case
      * @return the key
-     * @throws WgException with {@link WgException.Code#INVALID} if it is none
+     * @throws WgException with {@link WgException.Code#INVALID} if it is not a key
      */
     public static Key fromHex(String text) throws WgException {
         return fromText(text, true);
@@ -94,9 +94,9 @@ public final class Key implements Destroyable {
     }
 
     /**
-     * Returns the public key that belongs to this private one.
+     * Derives the public key of this private key.
      *
-     * @return another key
+     * @return the public key
      * @throws WgException if the library fails
      */
     public Key publicKey() throws WgException {
@@ -106,7 +106,7 @@ public final class Key implements Destroyable {
     }
 
     /**
-     * Returns the key as configuration files have it.
+     * Returns the key in base64, the form of configuration files.
      *
      * @return 44 characters
      */
@@ -131,7 +131,7 @@ public final class Key implements Destroyable {
     }
 
     /**
-     * Copies the key out.
+     * Returns a copy of the key.
      *
      * @return 32 bytes, to be wiped by the caller
      */
@@ -139,7 +139,7 @@ public final class Key implements Destroyable {
         return bytes().clone();
     }
 
-    /** The bytes themselves. */
+    /** Returns the bytes themselves, without a copy. */
     byte[] bytes() {
         if (destroyed) {
             throw new IllegalStateException("the key was destroyed");
@@ -147,7 +147,7 @@ public final class Key implements Destroyable {
         return bytes;
     }
 
-    /** Wipes the key. All other methods but {@link #isDestroyed()} throw {@link IllegalStateException} from then on. */
+    /** Wipes the key. After that all methods except {@link #isDestroyed()} throw {@link IllegalStateException}. */
     @Override
     public void destroy() {
         destroyed = true;
@@ -159,7 +159,7 @@ public final class Key implements Destroyable {
         return destroyed;
     }
 
-    /** Compares in a time that does not depend on the keys. Destroyed keys equal nothing but themselves. */
+    /** Compares keys in a time that does not depend on them. A destroyed key equals only itself. */
     @Override
     public boolean equals(Object other) {
         if (this == other) {
@@ -176,7 +176,7 @@ public final class Key implements Destroyable {
         return Arrays.hashCode(bytes);
     }
 
-    /** Shows nothing of the key; {@link #toBase64()} does. */
+    /** Returns a text without the key; {@link #toBase64()} returns the key. */
     @Override
     public String toString() {
         return "Key(..)";

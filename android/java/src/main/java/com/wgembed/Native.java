@@ -1,10 +1,11 @@
 package com.wgembed;
 
 /**
- * The library. Its functions are bound when it is loaded (RegisterNatives in android/jni), so their names do not
- * matter to a shrinker as long as both sides have the same: the consumer rules keep them.
+ * The native library. Its functions are bound when it is loaded (RegisterNatives in android/jni), so a shrinker may
+ * rename them only on both sides: the consumer rules keep them.
  *
- * <p>What returns an int returns what the C function returns, a negative code of {@link WgException.Code} on failure.
+ * <p>Functions that return an int return the result of the C function, a negative code of {@link WgException.Code} on
+ * failure.
  */
 final class Native {
     static {
@@ -13,18 +14,18 @@ final class Native {
 
     private Native() {}
 
-    /** What the library calls, on its own threads. Nothing of it may throw: an exception would be dropped. */
+    /** The functions that the library calls, on its own threads. They must not throw: an exception would be dropped. */
     interface Callbacks {
-        /** Whether the socket may be used; called before its first byte. */
+        /** Returns whether the socket may be used; called before anything is sent on it. */
         boolean protect(int fd);
 
-        /** The addresses of a name, each with its length in front; null if there are none. It may block. */
+        /** Returns the addresses of a name, each preceded by its length; null without any. It may block. */
         byte[] resolve(String host);
 
-        /** An event of a tunnel. Values that its kind does not have are zero or empty. */
+        /** Receives an event of a tunnel. Values that its kind does not have are zero or empty. */
         void event(int kind, int port, byte[] key, String endpoint, String reason);
 
-        /** A line of the log. */
+        /** Receives a line of the log. */
         void log(int level, String line);
     }
 

@@ -24,13 +24,13 @@ import java.util.concurrent.FutureTask;
 import java.util.concurrent.RejectedExecutionException;
 
 /**
- * Watches the networks below a VPN: those with Internet that are no VPN themselves. Much of what the system reports
- * changes nothing here, and is left out. Any thread may call any method.
+ * Watches the networks below a VPN: those with Internet access that are not VPNs. Reports of the system that change
+ * nothing relevant are ignored. Any thread may call any method.
  *
- * <p>The app needs the permission {@code ACCESS_NETWORK_STATE}, which the library's manifest has.
+ * <p>The app needs the permission {@code ACCESS_NETWORK_STATE}, which the library's manifest declares.
  */
 public final class NetworkWatcher implements Closeable, Tunnel.Resolver {
-    /** What is known of a network. */
+    /** The known properties of a network. */
     private static final class Known {
         String link;
         NetworkCapabilities capabilities;
@@ -107,20 +107,20 @@ public final class NetworkWatcher implements Closeable, Tunnel.Resolver {
     }
 
     /**
-     * Begins to watch.
+     * Begins watching.
      *
      * @param context any
      * @param executor runs {@code changed}; never the main thread if that calls a tunnel
-     * @param changed is run when the networks have changed, once for several changes in a row; also soon after the
-     *     beginning, if there are more networks than the active one
-     * @return what has to be closed
+     * @param changed called when the networks have changed, once for several changes in a row; also soon after the
+     * beginning, if there are more networks than the active one
+     * @return the watcher, to be closed
      */
     public static NetworkWatcher start(Context context, Executor executor, Runnable changed) {
         ConnectivityManager manager = (ConnectivityManager) context.getSystemService(Context.CONNECTIVITY_SERVICE);
         NetworkWatcher watcher = new NetworkWatcher(manager, executor, changed);
         Network active = manager.getActiveNetwork();
         NetworkCapabilities capabilities = active == null ? null : manager.getNetworkCapabilities(active);
-        // With a VPN up, the app's own included, that is the active one.
+        // While a VPN is up, including that of the app, the active network is the VPN.
         if (capabilities != null && capabilities.hasCapability(NetworkCapabilities.NET_CAPABILITY_NOT_VPN)) {
             Known known = new Known();
             known.capabilities = capabilities;
@@ -135,7 +135,7 @@ public final class NetworkWatcher implements Closeable, Tunnel.Resolver {
         return watcher;
     }
 
-    /** What of a network's properties matters to sockets. Lifetimes of addresses, for example, do not. */
+    /** The properties of a network that affect sockets. Lifetimes of addresses, for example, do not. */
     private static String link(LinkProperties properties) {
         List<String> addresses = new ArrayList<>();
         for (LinkAddress address : properties.getLinkAddresses()) {
@@ -165,7 +165,7 @@ public final class NetworkWatcher implements Closeable, Tunnel.Resolver {
                 }
             });
         } catch (RejectedExecutionException ended) {
-            // An executor that is shut down runs nothing, and the system's thread must not suffer from it.
+            // An executor that was shut down rejects tasks, which must not affect the system's thread.
             synchronized (this) {
                 scheduled = false;
             }
@@ -173,10 +173,10 @@ public final class NetworkWatcher implements Closeable, Tunnel.Resolver {
     }
 
     /**
-     * Returns the network that the VPN's own traffic most likely uses: one that was validated before others, one that
-     * is not metered before others, and the latest.
+     * Returns the network that the VPN's own traffic most likely uses: validated networks are preferred, then those
+     * that are not metered, then the latest.
      *
-     * @return null if there is none
+     * @return null without one
      */
     public synchronized Network underlying() {
         Network best = null;
@@ -197,8 +197,8 @@ public final class NetworkWatcher implements Closeable, Tunnel.Resolver {
     }
 
     /**
-     * Asks the DNS servers of the {@link #underlying()} network, as those of a VPN are inside of it. {@link #close()}
-     * ends the waiting for them.
+     * Queries the DNS servers of the {@link #underlying()} network, because those of a VPN are inside it. {@link
+     * #close()} ends waiting calls.
      */
     @Override
     public InetAddress[] resolve(final String host) throws IOException {
@@ -206,7 +206,7 @@ public final class NetworkWatcher implements Closeable, Tunnel.Resolver {
         if (network == null) {
             throw new UnknownHostException("there is no network");
         }
-        // The system's look-up cannot be interrupted, so it is another thread's.
+        // The system's look-up cannot be interrupted, so another thread makes it.
         FutureTask<InetAddress[]> lookup = new FutureTask<>(new Callable<InetAddress[]>() {
             @Override
             public InetAddress[] call() throws IOException {
@@ -241,7 +241,7 @@ public final class NetworkWatcher implements Closeable, Tunnel.Resolver {
         }
     }
 
-    /** Ends it: look-ups that are going on fail at once. A second call is a no-op. */
+    /** Ends the watching: look-ups in progress fail at once. A second call is a no-op. */
     @Override
     public void close() {
         List<FutureTask<InetAddress[]>> open;

@@ -15,54 +15,54 @@ import java.util.Map;
 import java.util.concurrent.Executor;
 
 /**
- * A tunnel, which is on until it is closed. Any thread may call any method; those that change the tunnel may take some
- * time, so the main thread better does not. After {@link #close()} they throw {@link WgException} with
- * {@link WgException.Code#UNKNOWN_HANDLE}.
+ * A tunnel, which is on until it is closed. Any thread may call any method; those that change the tunnel may block for
+ * a moment, so do not call them on the main thread. After {@link #close()} they throw {@link WgException} with {@link
+ * WgException.Code#UNKNOWN_HANDLE}.
  */
 public final class Tunnel implements Closeable {
-    /** How long {@link #close()} waits, in milliseconds. */
+    /** The time limit of {@link #close()}, in milliseconds. */
     private static final int CLOSE_WITHIN = 5000;
 
     /** Keeps sockets out of the VPN: {@code vpnService::protect}. */
     public interface Protector {
         /**
-         * Is passed each socket before its first byte: when the tunnel starts, and whenever its sockets are renewed. It
-         * is called on threads of the library, and must not call the tunnel.
+         * Called with each socket before anything is sent on it: when the tunnel starts, and whenever its sockets are
+         * reopened. It is called on threads of the library, and must not call the tunnel.
          *
-         * @param fd the socket, which stays the library's
-         * @return false if nothing may be sent on it: then {@link Builder#start()} fails, or the old sockets stay
+         * @param fd the socket, which the library owns
+         * @return false to refuse the socket: then {@link Builder#start()} fails, or the old sockets stay in use
          */
         boolean protect(int fd);
     }
 
-    /** Looks host names up. */
+    /** Looks up host names. */
     public interface Resolver {
         /**
-         * Returns the addresses of a host, the best first. It is called on a thread of the library's own, may block,
-         * and must not call the tunnel.
+         * Returns the addresses of a host, the best first. It is called on a thread of the library, may block, and must
+         * not call the tunnel.
          *
-         * @param host as it was configured, or {@code ipv4only.arpa}
-         * @return one address at least
-         * @throws IOException if there is none
+         * @param host the configured name, or {@code ipv4only.arpa}
+         * @return at least one address
+         * @throws IOException without an address
          */
         InetAddress[] resolve(String host) throws IOException;
     }
 
-    /** Sums over all peers since the tunnel started, also those that are gone. */
+    /** Sums over all peers since the tunnel was started, including removed ones. */
     public static final class Stats {
-        /** Peers now. */
+        /** The present number of peers. */
         public final long peers;
-        /** Bytes of UDP payload that came from peers and was authentic. */
+        /** Bytes of authentic UDP payload received from peers. */
         public final long rxBytes;
-        /** Bytes of UDP payload that was sent to peers. */
+        /** Bytes of UDP payload sent to peers. */
         public final long txBytes;
-        /** Packets from peers that the TUN took. */
+        /** Packets from peers that were written to the TUN. */
         public final long rxPackets;
         /** Packets from the TUN that were sent to peers. */
         public final long txPackets;
-        /** Packets and datagrams that were dropped on their way in. */
+        /** Dropped incoming packets and datagrams. */
         public final long rxDropped;
-        /** Packets and datagrams that were dropped on their way out. */
+        /** Dropped outgoing packets and datagrams. */
         public final long txDropped;
 
         Stats(long[] fields) {
@@ -78,15 +78,15 @@ public final class Tunnel implements Closeable {
 
     /** The memory usage of a tunnel, in bytes. */
     public static final class Memory {
-        /** The most that {@link #buffers} and {@link #staged} come to. */
+        /** The limit for {@link #buffers} and {@link #staged} together. */
         public final long limit;
-        /** All of it. */
+        /** The sum of the other numbers. */
         public final long total;
-        /** What the threads and the TUN work in. */
+        /** Buffers of the threads and the TUN. */
         public final long buffers;
         /** Packets that wait for a session. */
         public final long staged;
-        /** Peers with their sessions. */
+        /** Peers and their sessions. */
         public final long peers;
 
         Memory(long[] fields) {
@@ -100,23 +100,23 @@ public final class Tunnel implements Closeable {
 
     /** A peer of a running tunnel. */
     public static final class Peer {
-        /** Who it is. */
+        /** The public key. */
         public final Key publicKey;
-        /** Bytes of UDP payload that came from it and was authentic. */
+        /** Bytes of authentic UDP payload received from the peer. */
         public final long rxBytes;
-        /** Bytes of UDP payload that was sent to it. */
+        /** Bytes of UDP payload sent to the peer. */
         public final long txBytes;
-        /** When the last handshake was completed, in milliseconds since 1970-01-01 UTC; 0 if none was. */
+        /** The time of the last completed handshake, in milliseconds since 1970-01-01 UTC; 0 without one. */
         public final long lastHandshakeMillis;
         /** Packets that wait for a session. */
         public final long stagedPackets;
         /** Seconds between persistent keepalives; 0 if off. */
         public final int persistentKeepalive;
-        /** In how many milliseconds the library does something for it if nothing happens before; -1 if it does not. */
+        /** Milliseconds until the next timer of the peer fires if there is no traffic before; -1 without a timer. */
         public final long nextTimerMillis;
-        /** Whether a packet could be sent at once. */
+        /** Whether a packet can be sent without a handshake. */
         public final boolean hasSession;
-        /** Where it was heard last, or is configured to be; empty if that is not known. */
+        /** The present endpoint: the source of the last authentic packet, or the configured one; empty without one. */
         public final String endpoint;
 
         Peer(DataInputStream in) throws IOException {
@@ -135,7 +135,7 @@ public final class Tunnel implements Closeable {
         }
     }
 
-    /** Options and start of a tunnel. */
+    /** Builds a tunnel with options. */
     public static final class Builder {
         private final ParcelFileDescriptor tun;
         private final Config config;
@@ -157,8 +157,8 @@ public final class Tunnel implements Closeable {
         }
 
         /**
-         * Sets the protector, which keeps sockets out of the VPN. Without one, the tunnel's own
-         * packets may be routed into the tunnel.
+         * Sets the protector, which keeps sockets out of the VPN. Without one, the tunnel's own packets may be routed
+         * into the tunnel.
          *
          * @param protector {@code vpnService::protect}
          * @return this
@@ -171,8 +171,8 @@ public final class Tunnel implements Closeable {
         /**
          * Sets the listener for events.
          *
-         * @param listener for the tunnel's life
-         * @param executor runs it; at most 256 events wait there
+         * @param listener receives the events until the tunnel is closed
+         * @param executor runs the listener; at most 256 events are queued
          * @return this
          */
         public Builder listener(TunnelListener listener, Executor executor) {
@@ -185,9 +185,9 @@ public final class Tunnel implements Closeable {
         }
 
         /**
-         * Sets the resolver for host names. The system's asks the DNS servers of the VPN while a VPN is up.
+         * Sets the resolver for host names. While a VPN is up, the system's resolver uses the DNS servers of the VPN.
          *
-         * @param resolver null for the system's
+         * @param resolver null for the resolver of the system
          * @return this
          */
         public Builder resolver(Resolver resolver) {
@@ -206,14 +206,14 @@ public final class Tunnel implements Closeable {
             return this;
         }
 
-        /** Sets what is called when the tunnel ends by itself; no listener is needed. */
+        /** Sets the function that is called when the tunnel has ended by itself, with or without a listener. */
         Builder ended(Hooks.Ended ended) {
             this.ended = ended;
             return this;
         }
 
         /**
-         * Sets how many bytes packets may take while they pass through or wait for a session.
+         * Sets the memory limit for packets in transit and packets that wait for a session, in bytes.
          *
          * @param bytes 1,572,864 to 8,388,608, or 0 for 4 MiB
          * @return this
@@ -224,7 +224,7 @@ public final class Tunnel implements Closeable {
         }
 
         /**
-         * Sets how much of this tunnel is logged, to the sink of {@link WgEmbed#setLogSink}.
+         * Sets the log level of this tunnel. {@link WgEmbed#setLogSink} sets the sink.
          *
          * @param level {@link WgEmbed#LOG_OFF} to {@link WgEmbed#LOG_TRACE}, or -1 for the level of the sink
          * @return this
@@ -235,11 +235,11 @@ public final class Tunnel implements Closeable {
         }
 
         /**
-         * Starts the tunnel. On success the library has a duplicate of the descriptor, and the one that was given is
-         * closed; on failure it stays the caller's.
+         * Starts the tunnel. On success the library uses a duplicate of the descriptor, and the descriptor itself is
+         * closed; on failure the caller keeps it.
          *
-         * @return the tunnel, to be closed
-         * @throws WgException with {@link WgException.Code#PERMISSION} if the protector refuses
+         * @return the tunnel, which must be closed
+         * @throws WgException with {@link WgException.Code#PERMISSION} if the protector refuses a socket
          */
         public Tunnel start() throws WgException {
             Dispatcher dispatcher = listener == null ? null : new Dispatcher(executor);
@@ -254,7 +254,9 @@ public final class Tunnel implements Closeable {
 
     private final Hooks hooks;
     private final int handle;
-    /** Held while the configuration is changed; never for closing, which a protector may try during that. */
+    /**
+     * Locked while the configuration is changed; never in {@link #close()}, which a protector may call during a change.
+     */
     private final Object change = new Object();
     private Config config;
 
@@ -265,25 +267,25 @@ public final class Tunnel implements Closeable {
     }
 
     /**
-     * Begins a tunnel.
+     * Creates a builder.
      *
-     * @param tun of {@code VpnService.Builder.establish()}
-     * @param config keys and peers
-     * @return a builder
+     * @param tun the result of {@code VpnService.Builder.establish()}
+     * @param config the configuration
+     * @return the builder
      */
     public static Builder builder(ParcelFileDescriptor tun, Config config) {
         return new Builder(tun, config);
     }
 
     /**
-     * Applies another configuration. Only the differences are applied: peers that are in both keep their
-     * sessions and the endpoints that they have moved to.
+     * Applies another configuration. Only the differences are applied: peers that are in both configurations keep their
+     * sessions, and endpoints that have roamed.
      *
-     * <p>Addresses, routes and applications belong to the interface: to change those, see {@link #update(Config,
+     * <p>Addresses, routes and applications belong to the interface; to change them, use {@link #update(Config,
      * ParcelFileDescriptor)}.
      *
-     * @param config the whole configuration
-     * @throws WgException if a value is invalid or the port is taken; nothing has changed then
+     * @param config the complete configuration
+     * @throws WgException if a value is invalid or the port is in use; nothing changes then
      */
     public void update(Config config) throws WgException {
         synchronized (change) {
@@ -293,12 +295,13 @@ public final class Tunnel implements Closeable {
     }
 
     /**
-     * Applies another configuration, and then another interface, without a handshake. Android takes the old
-     * interface down when {@code establish()} returns another.
+     * Applies another configuration, and continues with another interface, without a handshake. Android sets the old
+     * interface down when {@code establish()} returns another one.
      *
-     * @param config the whole configuration
-     * @param tun of {@code establish()}; closed on success, and the caller's on failure
-     * @throws WgException with {@link WgException.Code#CLOSED} if the tunnel has ended by itself: start another then
+     * @param config the complete configuration
+     * @param tun the result of {@code establish()}; closed on success, kept by the caller on failure
+     * @throws WgException with {@link WgException.Code#CLOSED} if the tunnel has ended by itself: start another one
+     * then
      */
     public void update(Config config, ParcelFileDescriptor tun) throws WgException {
         synchronized (change) {
@@ -307,13 +310,13 @@ public final class Tunnel implements Closeable {
         }
     }
 
-    /** Goes on with another interface, which is closed on success. */
+    /** Continues with another interface, which is closed on success. */
     void setTun(Config config, ParcelFileDescriptor tun) throws WgException {
         WgException.check(Native.setTun(handle, tun.getFd(), config.mtu()));
         closed(tun);
     }
 
-    /** The configuration that applies now. */
+    /** Returns the current configuration. */
     Config config() {
         synchronized (change) {
             return config;
@@ -321,20 +324,20 @@ public final class Tunnel implements Closeable {
     }
 
     /**
-     * Reports a change of networks: sockets are renewed and passed to the protector, names are
-     * looked up again, and each peer with a session hears from us at once. One call too many costs a datagram a peer.
+     * Reports a change of networks: sockets are reopened and passed to the protector, names are looked up again, and
+     * each peer with a session is sent a packet at once. An unnecessary call costs a datagram for each peer.
      *
-     * @throws WgException if there are no new sockets now; the library then tries again by itself
+     * @throws WgException if the sockets cannot be reopened now; the library then retries by itself
      */
     public void networkChanged() throws WgException {
         WgException.check(Native.networkChanged(handle));
     }
 
     /**
-     * Binds the sockets to a network, which need not be the default one, and renews them.
+     * Binds the sockets to a network, which need not be the default one, and reopens them.
      *
-     * @param network null for the default network again
-     * @throws WgException if there are no new sockets now; the library then tries again by itself
+     * @param network null for the default network
+     * @throws WgException if the sockets cannot be reopened now; the library then retries by itself
      */
     public void bind(Network network) throws WgException {
         hooks.network = network;
@@ -342,7 +345,7 @@ public final class Tunnel implements Closeable {
     }
 
     /**
-     * Closes the sockets and forgets the sessions, until {@link #resume()}. Nothing wakes a thread meanwhile.
+     * Closes the sockets and drops the sessions, until {@link #resume()}. During the pause nothing wakes a thread.
      *
      * @throws WgException if the tunnel is closed
      */
@@ -351,16 +354,16 @@ public final class Tunnel implements Closeable {
     }
 
     /**
-     * Goes on after {@link #pause()}, with new sockets.
+     * Resumes after {@link #pause()}, with new sockets.
      *
-     * @throws WgException if there are no new sockets now; the library then tries again by itself
+     * @throws WgException if the sockets cannot be opened now; the library then retries by itself
      */
     public void resume() throws WgException {
         WgException.check(Native.resume(handle));
     }
 
     /**
-     * Frees memory that is not needed now.
+     * Frees unused memory.
      *
      * @throws WgException if the tunnel is closed
      */
@@ -369,9 +372,9 @@ public final class Tunnel implements Closeable {
     }
 
     /**
-     * Begins a handshake now.
+     * Begins a handshake at once.
      *
-     * @param peer its public key; null for each peer that has an endpoint
+     * @param peer its public key; null for each peer with an endpoint
      * @throws WgException with {@link WgException.Code#NOT_FOUND} if there is no such peer, or it has no endpoint
      */
     public void forceHandshake(Key peer) throws WgException {
@@ -379,7 +382,7 @@ public final class Tunnel implements Closeable {
     }
 
     /**
-     * Forgets the sessions with a peer, and wipes their keys.
+     * Drops the sessions of a peer, and wipes their keys.
      *
      * @param peer its public key; null for all peers
      * @throws WgException with {@link WgException.Code#NOT_FOUND} if there is no such peer
@@ -391,7 +394,7 @@ public final class Tunnel implements Closeable {
     /**
      * Returns the UDP port of the sockets.
      *
-     * @return 0 while there are none
+     * @return 0 while there are no sockets
      * @throws WgException if the tunnel is closed
      */
     public int listenPort() throws WgException {
@@ -399,7 +402,7 @@ public final class Tunnel implements Closeable {
     }
 
     /**
-     * Reads the statistics.
+     * Returns the statistics.
      *
      * @return a copy
      * @throws WgException if the tunnel is closed
@@ -411,7 +414,7 @@ public final class Tunnel implements Closeable {
     }
 
     /**
-     * Reads the memory usage.
+     * Returns the memory usage.
      *
      * @return a copy
      * @throws WgException if the tunnel is closed
@@ -423,7 +426,7 @@ public final class Tunnel implements Closeable {
     }
 
     /**
-     * Reads the peers.
+     * Returns the peers.
      *
      * @return a copy
      * @throws WgException if the tunnel is closed
@@ -443,7 +446,7 @@ public final class Tunnel implements Closeable {
     }
 
     /**
-     * Reads the counters, by their names in {@code wg_counters()}: why something was dropped, and more.
+     * Returns the counters by their names in {@code wg_counters()}: reasons for drops, and others.
      *
      * @return a copy, in the library's order
      * @throws WgException if the tunnel is closed
@@ -468,7 +471,7 @@ public final class Tunnel implements Closeable {
     }
 
     /**
-     * Returns how many events the listener has not been given, because too many waited for its executor.
+     * Returns the number of events that the listener did not get, because too many waited for its executor.
      *
      * @return 0 without a listener
      */
@@ -477,12 +480,12 @@ public final class Tunnel implements Closeable {
     }
 
     /**
-     * Turns the tunnel off. When this returns, neither protector nor resolver is running, and no event is added to
-     * those that wait; unless a resolver takes longer than five seconds, for which the library then waits by itself.
-     * A second call is a no-op, unless the first one is still waiting: then it waits as well.
+     * Turns the tunnel off. When this returns, neither protector nor resolver is running, and no further event is
+     * queued, unless a resolver takes longer than five seconds, for which the library then waits by itself. A second
+     * call is a no-op, unless the first one is still waiting: then it waits as well.
      *
-     * @throws IllegalStateException on a thread of the library, inside a protector or resolver, or a listener whose
-     *     executor runs it there: the tunnel cannot wait for itself, and goes on
+     * @throws IllegalStateException on a thread of the library, inside a protector, a resolver, or a listener whose
+     * executor runs it there: the tunnel cannot wait for itself, and keeps running
      */
     @Override
     public void close() {
@@ -501,7 +504,7 @@ public final class Tunnel implements Closeable {
         }
     }
 
-    /** Closes a descriptor that the library has a duplicate of. */
+    /** Closes a descriptor of which the library has a duplicate. */
     private static void closed(ParcelFileDescriptor tun) {
         try {
             tun.close();

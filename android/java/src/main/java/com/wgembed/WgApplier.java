@@ -8,25 +8,25 @@ import java.net.InetAddress;
 import java.util.ArrayList;
 import java.util.List;
 
-/** Puts a configuration into a {@link VpnService.Builder}, for apps with a {@link VpnService} of their own. */
+/** Applies a configuration to a {@link VpnService.Builder}, for apps with their own {@link VpnService}. */
 public final class WgApplier {
     private WgApplier() {}
 
     /**
-     * Sets addresses, routes, DNS, search domains, MTU and applications. Routes are the peers' allowed IPs, unless the
-     * configuration has {@code Table = off}; not so IPv4 addresses in the form of IPv6 ({@code ::ffff:0.0.0.0/96}),
-     * which Android refuses. The VPN follows the default network, and from API 29 on counts as metered
-     * only if that does.
+     * Sets addresses, routes, DNS, search domains, MTU and applications. Routes are the allowed IPs of the peers,
+     * unless the configuration has {@code Table = off}; IPv4-mapped IPv6 addresses ({@code ::ffff:0.0.0.0/96}), which
+     * Android refuses, are left out. The VPN follows the default network, and from API 29 on it counts as metered only
+     * if that network does.
      *
-     * <p>A family of which the VPN has no address passes it by, as in wireguard-android. It is blocked if the one peer
-     * has a default route: then nothing leaves but through the tunnel.
+     * <p>Traffic of an address family that the VPN has no address of bypasses it, as in wireguard-android. It is
+     * blocked if the configuration has a single peer with a default route: then all traffic uses the tunnel.
      *
-     * @param config what to set
-     * @param builder a new one; its session name, and what {@code configure} intents it has, stay the app's
-     * @return the packages of applications that are not installed, and so were left out
-     * @throws WgException with {@link WgException.Code#NOT_FOUND} if of the applications that alone are to use the
-     *     tunnel none is installed: without any, all would use it; or {@link WgException.Code#INVALID} if Android
-     *     refuses a value
+     * @param config the configuration to apply
+     * @param builder a new builder; the app sets its session name and its configure intent
+     * @return the packages of applications that are not installed, which were ignored
+     * @throws WgException with {@link WgException.Code#NOT_FOUND} if none of the included applications is installed,
+     * because then all applications would use the tunnel; or {@link WgException.Code#INVALID} if Android refuses a
+     * value
      */
     public static List<String> apply(Config config, VpnService.Builder builder) throws WgException {
         try {

@@ -6,18 +6,18 @@ import java.util.concurrent.Executor;
 public final class WgEmbed {
     /** Nothing is logged. */
     public static final int LOG_OFF = 0;
-    /** Something failed, and stays so until it is mended from outside. */
+    /** A failure that lasts until its cause is removed. */
     public static final int LOG_ERROR = 1;
-    /** Something failed, and the library goes on without it. */
+    /** A failure that the library works around. */
     public static final int LOG_WARN = 2;
-    /** What an app's user may want to know. */
+    /** Information for the app's user. */
     public static final int LOG_INFO = 3;
     /** Handshakes, timers, sockets: a few lines a minute for each peer. */
     public static final int LOG_DEBUG = 4;
-    /** Single packets; for hunting a bug. */
+    /** Single packets, for debugging. */
     public static final int LOG_TRACE = 5;
 
-    /** Loads the library in another way than {@link System#loadLibrary(String)}, as ReLinker does. */
+    /** Loads the library in another way than {@link System#loadLibrary(String)}, for example with ReLinker. */
     public interface LibraryLoader {
         /**
          * Loads a library.
@@ -27,10 +27,10 @@ public final class WgEmbed {
         void load(String name);
     }
 
-    /** Takes lines of the log. */
+    /** Receives lines of the log. */
     public interface LogSink {
         /**
-         * Takes a line. It never has a private or preshared key in it; it may have public keys and addresses.
+         * Receives a line. It never contains a private or preshared key; it may contain public keys and addresses.
          *
          * @param level {@link #LOG_ERROR} to {@link #LOG_TRACE}
          * @param line without a line feed
@@ -44,7 +44,7 @@ public final class WgEmbed {
     private WgEmbed() {}
 
     /**
-     * Chooses how the library is loaded. No-op once it is loaded, which its first use does.
+     * Sets how the library is loaded. No-op once it is loaded, which its first use does.
      *
      * @param loader null for {@link System#loadLibrary(String)}
      */
@@ -76,7 +76,7 @@ public final class WgEmbed {
      *
      * @param sink null for none
      * @param executor runs {@code sink}
-     * @param level how much is logged: {@link #LOG_OFF} to {@link #LOG_TRACE}
+     * @param level the most detailed level that is logged: {@link #LOG_OFF} to {@link #LOG_TRACE}
      * @throws WgException if {@code level} is invalid
      */
     public static void setLogSink(final LogSink sink, Executor executor, int level) throws WgException {
@@ -86,7 +86,7 @@ public final class WgEmbed {
     }
 
     /**
-     * Returns how many lines the present sink has not been given, because too many waited.
+     * Returns the number of lines that the present sink did not get, because too many waited.
      *
      * @return 0 without a sink
      */
@@ -95,7 +95,7 @@ public final class WgEmbed {
         return dispatcher == null ? 0 : dispatcher.dropped();
     }
 
-    /** The callbacks of the log alone. */
+    /** The callbacks of the log. */
     private static final class LogOnly implements Native.Callbacks {
         private final Dispatcher dispatcher;
         private final LogSink sink;

@@ -2,51 +2,51 @@ package com.wgembed;
 
 import java.io.IOException;
 
-/** A failure of the library: a {@link Code}, and a text for people to read. It never quotes a key. */
+/** A failure of the library: a {@link Code}, and a message for people. It never contains a key. */
 public final class WgException extends IOException {
     private static final long serialVersionUID = 1;
 
-    /** The codes of {@code wg_result_t}, which never change. A later version may add some. */
+    /** The codes of {@code wg_result_t}, which never change. Later versions may add codes. */
     public enum Code {
         /** A required value was null. */
         NULL(-1),
-        /** A value is malformed or out of its range. */
+        /** A value is malformed or out of range. */
         INVALID(-2),
-        /** A line or message does not have the shape its protocol asks for. */
+        /** A line or message does not have the form that its protocol requires. */
         PROTOCOL(-3),
-        /** Not available on this platform, or in this version. */
+        /** Not supported on this platform, or in this version. */
         UNSUPPORTED(-4),
-        /** A documented limit on size or number was passed. */
+        /** A documented limit on size or number was exceeded. */
         TOO_LARGE(-5),
         /** The tunnel is closed. */
         UNKNOWN_HANDLE(-10),
         /** The tunnel has ended by itself. */
         CLOSED(-11),
-        /** The call cannot be made now, as it was made inside a callback of the library. */
+        /** The function cannot be called inside a callback of the library. */
         BUSY(-12),
-        /** The time limit of the call has passed; what it has begun goes on. */
+        /** The time limit of the call has passed; the operation continues. */
         TIMED_OUT(-13),
-        /** The tunnel belongs to the process that this one was forked from. */
+        /** The tunnel belongs to the parent of this process. */
         FORKED(-14),
-        /** The system reported a failure that has no code of its own. */
+        /** The system reported an error that has no code of its own. */
         IO(-20),
-        /** The system or the app refused: a socket that is not protected, an app that may not be a VPN. */
+        /** The system or the app refused: a socket is not protected, or the user has not consented to the VPN. */
         PERMISSION(-21),
-        /** The port is taken by another socket. */
+        /** The port is in use by another socket. */
         ADDR_IN_USE(-22),
         /** A descriptor, interface, application or peer does not exist. */
         NOT_FOUND(-23),
-        /** Something of this name exists already. */
+        /** An object of this name already exists. */
         EXISTS(-24),
-        /** The other side has refused the connection. */
+        /** The other side refused the connection. */
         REFUSED(-25),
-        /** There is no way to the other side. */
+        /** The other side is unreachable. */
         UNREACHABLE(-26),
-        /** Threads, file descriptors or memory have run out. */
+        /** Threads, file descriptors or memory are exhausted. */
         RESOURCES(-30),
         /** A bug in the library was caught: close the tunnel. */
         PANIC(-40),
-        /** A code that this version of the Java half does not have. */
+        /** A code that is unknown to this version of the Java classes. */
         OTHER(Integer.MIN_VALUE);
 
         private final int number;
@@ -56,7 +56,7 @@ public final class WgException extends IOException {
         }
 
         /**
-         * Returns the number that it has in C.
+         * Returns the number of the code in C.
          *
          * @return a negative number
          */
@@ -88,7 +88,7 @@ public final class WgException extends IOException {
     }
 
     /**
-     * Returns the kind of the failure.
+     * Returns the code of the failure.
      *
      * @return never null
      */
@@ -96,7 +96,7 @@ public final class WgException extends IOException {
         return code;
     }
 
-    /** Passes a result on, if it is not a failure. To be called on the thread of the call, before any other call. */
+    /** Returns a result unless it is a failure. Call it on the thread of the native call, before any other call. */
     static int check(int result) throws WgException {
         if (result < 0) {
             throw new WgException(Code.of(result), Native.lastError());
@@ -104,7 +104,7 @@ public final class WgException extends IOException {
         return result;
     }
 
-    /** Any exception as one of these. */
+    /** Converts any exception to this type. */
     static WgException of(Exception exception) {
         if (exception instanceof WgException) {
             return (WgException) exception;

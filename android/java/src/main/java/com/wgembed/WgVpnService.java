@@ -16,21 +16,21 @@ import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicInteger;
 
 /**
- * A VPN service that needs no more from an app than {@link #configure}. Starting it starts the tunnel; starting it
- * again asks for a configuration again and changes the running tunnel to it, whose sessions stay. {@link
- * #stopIntent(Context, Class)} stops it, as does the system by revoking it or destroying the service.
+ * A VPN service for which an app only has to implement {@link #configure}. Starting it starts the tunnel; starting it
+ * again requests the configuration again and applies it to the running tunnel, whose sessions stay. {@link
+ * #stopIntent(Context, Class)} stops it, and so does the system when it revokes the VPN or destroys the service.
  *
- * <p>Of the methods for an app to override, those that begin with "on" are called on the main thread, but for {@link
- * #onBuild}. That and {@link #configure} are called on a thread of the service's own, and may block. The others are
- * called on the one thread on which all tunnels of such services are started and stopped, and should not.
+ * <p>Overridden methods whose names begin with "on" are called on the main thread, except {@link #onBuild}. That one
+ * and {@link #configure} are called on a thread of the service, and may block. All others are called on the thread on
+ * which all tunnels of such services are started and stopped, and should not block.
  */
 public abstract class WgVpnService extends VpnService {
     /** The action of an intent that stops the service. */
     public static final String ACTION_STOP = "com.wgembed.action.STOP";
 
     /**
-     * One thread for all instances: what one has begun to stop is stopped when the next one starts. It ends when there
-     * is nothing to do.
+     * One thread for all instances, so that a tunnel that one of them is stopping has stopped before the next one
+     * starts. It ends when it is idle.
      */
     private static final Executor WORKER = thread("wg-service");
 
@@ -48,10 +48,10 @@ public abstract class WgVpnService extends VpnService {
         return thread;
     }
 
-    /** A thread of this service alone, as its app may block it. */
+    /** The thread of this service, which its app may block. */
     private final Executor configurer = thread("wg-configure");
 
-    /** How many times the service was stopped: a start of before is none. */
+    /** The number of stops of the service: earlier starts are void. */
     private final AtomicInteger stops = new AtomicInteger();
 
     /** The number of the latest start, or -1. */
@@ -72,29 +72,29 @@ public abstract class WgVpnService extends VpnService {
     private int handled; // The number of the latest start that has come here.
 
     /**
-     * Returns the configuration to run. Called for each start, on a thread of the service's own: a stop does not wait
-     * for it, and discards what it returns.
+     * Returns the configuration to run. Called for each start, on a thread of the service: a stop does not wait for it,
+     * and discards its result.
      *
-     * @param intent of the start; null if the system starts the service
-     * @param bySystem whether the system does, for an always-on VPN or after it has ended the process. From API 29 on
-     *     {@link #isAlwaysOn()} and {@link #isLockdownEnabled()} distinguish them
+     * @param intent the intent of the start; null if the system starts the service
+     * @param bySystem whether the system starts it, for an always-on VPN or after the end of the process. From API 29
+     * on, {@link #isAlwaysOn()} and {@link #isLockdownEnabled()} distinguish them
      * @return never null
-     * @throws Exception if there is none: {@link #onFailed} gets it, and a running tunnel goes on
+     * @throws Exception without a configuration: it is passed to {@link #onFailed}, and a running tunnel continues
      */
     protected abstract Config configure(Intent intent, boolean bySystem) throws Exception;
 
     /**
-     * Changes the interface before it is made: its session name, for example. Called on the thread of {@link
-     * #configure}, after all of the configuration was set.
+     * Changes the builder before the interface is established: its session name, for example. Called on the thread of
+     * {@link #configure}, after the configuration was applied to the builder.
      *
-     * @param builder to be changed
-     * @param config of {@link #configure}
+     * @param builder the builder
+     * @param config the result of {@link #configure}
      * @throws Exception as {@link #configure}
      */
     protected void onBuild(Builder builder, Config config) throws Exception {}
 
     /**
-     * A start was asked for. This is the place for {@code startForeground}; from API 34 on with the type {@code
+     * Called when a start was requested. Call {@code startForeground} here, from API 34 on with the type {@code
      * systemExempted}.
      *
      * @param intent as in {@link #configure}
@@ -102,22 +102,25 @@ public abstract class WgVpnService extends VpnService {
     protected void onStarting(Intent intent) {}
 
     /**
-     * The tunnel runs, or was changed.
+     * Called when the tunnel is running, or was changed.
      *
-     * @param tunnel the service's: it must not be closed
+     * @param tunnel the tunnel, which the service closes
      */
     protected void onStarted(Tunnel tunnel) {}
 
     /**
-     * A start has failed, or a tunnel has ended by itself. If a tunnel was running it still is, unless {@link
-     * #tunnel()} is null; then the service stops, unless it was started again since.
+     * Called when a start has failed, or a tunnel has ended by itself. If a tunnel was running it still is, unless
+     * {@link #tunnel()} is null; then the service stops, unless it was started again in the meantime.
      *
-     * @param why with {@link WgException.Code#PERMISSION} if the app is not prepared, or a socket was not protected;
-     *     with {@link WgException.Code#CLOSED} if a tunnel has ended
+     * @param why with {@link WgException.Code#PERMISSION} if the user has not consented, or a socket was not protected;
+     * with {@link WgException.Code#CLOSED} if a tunnel has ended
      */
     protected void onFailed(WgException why) {}
 
-    /** The tunnel was stopped: by {@link #ACTION_STOP}, by the system, by itself, or as a change has failed. */
+    /**
+     * Called when the tunnel was stopped: by {@link #ACTION_STOP}, by the system, by itself, or because a change has
+     * failed.
+     */
     protected void onStopped() {}
 
     /**
@@ -141,8 +144,8 @@ public abstract class WgVpnService extends VpnService {
     /**
      * Returns the resolver for host names.
      *
-     * @param underlying asks the DNS servers of the network below the VPN
-     * @return that, unless overridden
+     * @param underlying the resolver that uses the DNS servers of the network below the VPN
+     * @return the resolver to use; by default {@code underlying}
      */
     protected Tunnel.Resolver resolver(NetworkWatcher underlying) {
         return underlying;
@@ -151,17 +154,17 @@ public abstract class WgVpnService extends VpnService {
     /**
      * Returns the running tunnel.
      *
-     * @return null if there is none
+     * @return null without one
      */
     public final Tunnel tunnel() {
         return tunnel;
     }
 
     /**
-     * Makes an intent that stops a service.
+     * Returns an intent that stops a service.
      *
-     * @param context any
-     * @param service the app's
+     * @param context any context
+     * @param service the class of the app's service
      * @return for {@code startService}
      */
     public static Intent stopIntent(Context context, Class<? extends WgVpnService> service) {
@@ -169,9 +172,10 @@ public abstract class WgVpnService extends VpnService {
     }
 
     /**
-     * Binds the tunnel's sockets to a network, also those of tunnels to come, and reports it as the one below the VPN.
+     * Binds the tunnel's sockets to a network, including those of later tunnels, and reports it as the underlying
+     * network.
      *
-     * @param network null for the default network again
+     * @param network null for the default network
      */
     public final void bindTo(final Network network) {
         WORKER.execute(new Runnable() {
@@ -184,14 +188,14 @@ public abstract class WgVpnService extends VpnService {
                     try {
                         running.bind(network);
                     } catch (WgException retried) {
-                        // The library tries again by itself, and an event reports it.
+                        // The library retries by itself, and an event reports it.
                     }
                 }
             }
         });
     }
 
-    /** A start that was asked for. */
+    /** A requested start. */
     private final class Start {
         final int id;
         private final int generation = stops.get();
@@ -200,7 +204,7 @@ public abstract class WgVpnService extends VpnService {
             this.id = id;
         }
 
-        /** Whether the service was stopped since. */
+        /** Returns whether the service was stopped after the request. */
         boolean isStale() {
             return generation != stops.get();
         }
@@ -211,7 +215,7 @@ public abstract class WgVpnService extends VpnService {
         lastStart = startId;
         if (intent != null && ACTION_STOP.equals(intent.getAction())) {
             stop();
-            // With the number, a start that is on its way goes on.
+            // With the number, a start in progress continues.
             stopSelf(startId);
             return START_NOT_STICKY;
         }
@@ -227,7 +231,7 @@ public abstract class WgVpnService extends VpnService {
         return START_STICKY;
     }
 
-    /** All that an app may take long for, where stopping does not wait for it. */
+    /** The work of the app's methods that may block; a stop does not wait for it. */
     private void prepare(Intent intent, boolean bySystem, final Start start) {
         if (start.isStale()) {
             return;
@@ -279,7 +283,7 @@ public abstract class WgVpnService extends VpnService {
                 });
             }
             if (running != null) {
-                // What can fail is done while the old interface is still there, and nothing goes out in the clear.
+                // Steps that can fail are done while the old interface still exists, and nothing is sent in the clear.
                 before = running.config();
                 try {
                     running.update(config);
@@ -322,7 +326,7 @@ public abstract class WgVpnService extends VpnService {
         }
     }
 
-    /** The tunnel goes on with another interface, or there is a new one. */
+    /** Continues the tunnel with another interface, or starts a new one. */
     private Tunnel run(Tunnel running, Config config, ParcelFileDescriptor tun) throws WgException {
         if (running != null) {
             try {
@@ -364,14 +368,14 @@ public abstract class WgVpnService extends VpnService {
         return next;
     }
 
-    /** A tunnel has ended by itself. Its interface still takes all traffic, so it is closed. */
+    /** Handles that a tunnel has ended by itself. Its interface still takes all traffic, so it is closed. */
     private void ended(Tunnel which, String reason) {
         if (which != null && which == tunnel) {
             takeDown(new WgException(WgException.Code.CLOSED, reason), handled);
         }
     }
 
-    /** Behind establish() there is no way back: the old interface is gone. */
+    /** After establish() the old interface cannot be used any more. */
     private void failed(final WgException why, ParcelFileDescriptor tun, Start start) {
         if (tun != null) {
             try {
@@ -416,12 +420,12 @@ public abstract class WgVpnService extends VpnService {
             try {
                 running.networkChanged();
             } catch (WgException retried) {
-                // The library tries again by itself, and an event reports it.
+                // The library retries by itself, and an event reports it.
             }
         }
     }
 
-    /** On the worker. Returns whether there was one. */
+    /** Runs on the worker. Returns whether there was a tunnel. */
     private boolean closeTunnel() {
         if (watcher != null) {
             watcher.close();
@@ -443,7 +447,7 @@ public abstract class WgVpnService extends VpnService {
         }
     }
 
-    /** Any thread may call it. No start that was asked for before makes an interface from now on. */
+    /** May be called on any thread. Earlier requests establish no interface from now on. */
     private void stop() {
         stops.incrementAndGet();
         WORKER.execute(new Runnable() {
@@ -461,11 +465,11 @@ public abstract class WgVpnService extends VpnService {
         });
     }
 
-    /** The user has given the VPN to another app, or taken it away. */
+    /** Called when the user has given the VPN to another app, or revoked it. */
     @Override
     public void onRevoke() {
         stop();
-        // In place of the system's stopSelf(), which would end a start that is on its way.
+        // In place of the system's stopSelf(), which would end a start in progress.
         stopSelf(lastStart);
     }
 
