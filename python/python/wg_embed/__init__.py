@@ -1,8 +1,8 @@
 """
 WireGuard and a userspace network for Python.
 
-A `Tunnel` runs over a file descriptor, a TUN device, or, without root, over a network of its own: `Tunnel.net` has
-connections through the tunnel as asyncio streams and as sockets.
+A `Tunnel` uses a file descriptor, a TUN device or, without root, a userspace network: `Tunnel.net` opens connections
+through the tunnel as asyncio streams and as sockets.
 
 ```python
 import asyncio, wg_embed
@@ -16,10 +16,11 @@ async def main():
 asyncio.run(main())
 ```
 
-Errors are `OSError` with `errno`, `ConfigError` for configurations, and `socket.gaierror` for names. The log goes to
-the logger `wg_embed` and those below it; after a change of its level while a tunnel runs, call `follow_log_level()`.
+Errors are `OSError` with `errno`, `ConfigError` for configurations, and `socket.gaierror` for names. The logger
+`wg_embed` and those below it receive the log; call `follow_log_level()` after its level has changed while a tunnel
+runs.
 
-A child made by `os.fork()` does not have its parent's tunnels: their sockets are closed there, and calls fail.
+After `os.fork()`, the child cannot use its parent's tunnels: their sockets are closed there, and calls fail.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What ends with a `with` block."""
+"""Objects that are closed at the end of a `with` block."""
 
 from __future__ import annotations
 

@@ -26,12 +26,12 @@ class DatagramSocket(Closing):
 
     @property
     def address(self) -> Address:
-        """Where it is bound."""
+        """The address that it is bound to."""
         return self._local
 
     @property
     def peer(self) -> Optional[Address]:
-        """What it is connected to."""
+        """The address that it is connected to, or None."""
         return self._peer
 
     def send(self, data: _Bytes, to: Optional[Address] = None) -> bool:

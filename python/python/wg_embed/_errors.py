@@ -1,4 +1,4 @@
-"""Exceptions of `wg_embed`; everything else is an `OSError` with `errno`."""
+"""Exceptions of `wg_embed`; all others are `OSError`s with `errno`."""
 
 from __future__ import annotations
 

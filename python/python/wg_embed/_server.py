@@ -75,7 +75,7 @@ class Server(AsyncClosing):
 
     @property
     def address(self) -> Address:
-        """Where it listens."""
+        """The address that it listens at."""
         return self._address
 
     def is_serving(self) -> bool:
@@ -83,7 +83,7 @@ class Server(AsyncClosing):
         return not self._closed.done()
 
     def close(self) -> None:
-        """Stops to listen; connections go on. Idempotent."""
+        """Stops listening; connections stay open. Idempotent."""
         if not self._closed.done():
             self._listener.watch(None)
             self._listener.close()
@@ -110,7 +110,7 @@ class Listener(Closing):
 
     @property
     def address(self) -> Address:
-        """Where it listens."""
+        """The address that it listens at."""
         return self._address
 
     def accept(self, timeout: Optional[float] = None) -> tuple[socket.socket, Address]:
@@ -126,5 +126,5 @@ class Listener(Closing):
         return socket.socket(fileno=connection.detach()), peer
 
     def close(self) -> None:
-        """Stops to listen, and ends `accept` in other threads. Idempotent."""
+        """Stops listening, and ends `accept` in other threads. Idempotent."""
         self._native.close()

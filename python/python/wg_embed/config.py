@@ -12,7 +12,7 @@ from ._errors import ConfigError
 
 @dataclass
 class Peer:
-    """A peer, as `[Peer]` of a .conf file has it."""
+    """A peer: the contents of a `[Peer]` section of a .conf file."""
 
     public_key: str
     allowed_ips: Sequence[str] = ()
@@ -25,7 +25,7 @@ class Peer:
 
 @dataclass
 class Config:
-    """The configuration of a tunnel, as a .conf file has it."""
+    """The configuration of a tunnel: the contents of a .conf file."""
 
     private_key: str = field(repr=False)
     peers: Sequence[Peer] = ()
@@ -40,7 +40,7 @@ class Config:
 
     def to_conf(self) -> str:
         """
-        The text of a .conf file, checked and in the spelling of `wg showconf`.
+        Returns the text of a .conf file, checked, and in the spelling of `wg showconf`.
 
         Raises `ConfigError` for values that are invalid.
         """

@@ -36,7 +36,7 @@ class _Pending(Protocol[_R_co]):
 
 
 async def _finish(pending: _Pending[_T]) -> _T:
-    """Waits for what is under way; if it is cancelled, gives it up."""
+    """Waits for a pending operation; if this is cancelled, cancels the operation."""
     done = asyncio.Event()
     pending.watch(done.set)
     try:
@@ -63,7 +63,7 @@ def _wait(pending: _Pending[_T], timeout: Optional[float], what: str) -> _T:
 
 class Network:
     """
-    The network inside a tunnel. `tunnel.net` has it, and it keeps the tunnel.
+    The network inside a tunnel: `tunnel.net`. It keeps a reference to the tunnel.
 
     Coroutines are for event loops; functions with `_blocking` in their name and those that return a `socket.socket` are
     for threads. Names are looked up by the tunnel's DNS servers, and never outside of it. `family` is `any`, `ipv4`,
@@ -76,7 +76,7 @@ class Network:
 
     @property
     def addresses(self) -> list[str]:
-        """Own addresses inside the tunnel."""
+        """The network's own addresses inside the tunnel."""
         return self._native.addresses
 
     @addresses.setter
@@ -85,7 +85,7 @@ class Network:
 
     @property
     def dns(self) -> list[str]:
-        """DNS servers, asked through the tunnel."""
+        """The DNS servers, which are queried through the tunnel."""
         return self._native.dns
 
     @dns.setter
@@ -98,7 +98,7 @@ class Network:
         return self._native.mtu
 
     def stats(self) -> dict[str, int]:
-        """Connections, memory and packets."""
+        """Returns the numbers of connections and packets, and the memory of the buffers in bytes."""
         names = ("connections", "half_open", "time_wait", "flows", "memory", "packets_in", "packets_out")
         return dict(zip(names, self._native.stats()))
 
@@ -115,7 +115,7 @@ class Network:
         timeout: float = 30.0,
     ) -> tuple[asyncio.BaseTransport, asyncio.BaseProtocol]:
         """
-        As `loop.create_connection`, to `target`, `"host:port"`.
+        Connects to `target`, `"host:port"`, like `loop.create_connection`.
 
         Raises `socket.gaierror`, `ConnectionRefusedError`, `TimeoutError` and other errors of connections.
         """
@@ -138,7 +138,7 @@ class Network:
         timeout: float = 30.0,
         limit: int = _LIMIT,
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """As `asyncio.open_connection`, to `target`, `"host:port"`. Errors are those of `create_connection`."""
+        """Connects to `target`, `"host:port"`, like `asyncio.open_connection`. Raises as `create_connection`."""
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=limit, loop=loop)
         protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
@@ -150,8 +150,8 @@ class Network:
 
     def connect(self, target: str, *, family: str = "any", timeout: Optional[float] = 30.0) -> socket.socket:
         """
-        A socket that is connected to `target`, `"host:port"`, for threads: it can be used and waited for like any
-        other, but is one end of a pair, so its own addresses are not those of the connection.
+        Returns a socket that is connected to `target`, `"host:port"`, for threads. It works with `select` and the like,
+        but it is one end of a socket pair, so its own addresses are not those of the connection.
         """
         limit = math.inf if timeout is None else timeout
         connection = _wait(self._native.start_dial(target, family, limit), timeout, f"connecting to {target}")
@@ -169,9 +169,10 @@ class Network:
         backlog: int = 100,
     ) -> Server:
         """
-        As `loop.create_server`. `host` is an own address, or `::` for all of both families; port 0 takes a free one.
+        Creates a server, like `loop.create_server`. `host` is one of the network's addresses, or `::` for all of both
+        families; with port 0 the network chooses one.
 
-        Raises `OSError` if the port is in use, or the address not one of the tunnel's.
+        Raises `OSError` if the port is in use, or the address is not one of the network's.
         """
         return Server(self._native.listen(host, port, backlog), protocol_factory, ssl)
 
@@ -185,7 +186,7 @@ class Network:
         backlog: int = 100,
         limit: int = _LIMIT,
     ) -> Server:
-        """As `asyncio.start_server`: calls `handler(reader, writer)` for each connection. See `create_server`."""
+        """Calls `handler(reader, writer)` for each connection, like `asyncio.start_server`. See `create_server`."""
         loop = asyncio.get_running_loop()
 
         def factory() -> asyncio.BaseProtocol:
@@ -195,28 +196,28 @@ class Network:
         return await self.create_server(factory, port, host, ssl=ssl, backlog=backlog)
 
     def listen(self, port: int, host: str = "::", *, backlog: int = 100) -> Listener:
-        """A listener for threads. See `create_server`."""
+        """Returns a listener for threads. See `create_server`."""
         return Listener(self._native.listen(host, port, backlog))
 
     # Datagrams
 
     def udp(self, port: int = 0, host: str = "::", *, remote: Optional[Address] = None) -> DatagramSocket:
-        """A UDP socket, connected to `remote`, an IP address and a port, if that is given."""
+        """Returns a UDP socket, connected to `remote`, an IP address and a port, unless that is None."""
         return DatagramSocket(self._native.udp(host, port, remote))
 
     # Names, echo requests
 
     async def resolve(self, name: str, *, family: str = "any", timeout: float = 10.0) -> list[str]:
         """
-        The addresses of a name, best first.
+        Returns the addresses of a name, the best first.
 
-        Raises `socket.gaierror`: EAI_NONAME if there is none, EAI_AGAIN if the servers failed, EAI_FAIL if there are
+        Raises `socket.gaierror`: EAI_NONAME without an address, EAI_AGAIN if the servers failed, EAI_FAIL if there are
         no servers; and `TimeoutError`.
         """
         return await _finish(self._native.start_resolve(name, family, timeout))
 
     def resolve_blocking(self, name: str, *, family: str = "any", timeout: float = 10.0) -> list[str]:
-        """As `resolve`, for threads."""
+        """Resolves a name like `resolve`, for threads."""
         return _wait(self._native.start_resolve(name, family, timeout), timeout + 1.0, f"looking up {name}")
 
     async def ping(self, address: str, *, size: int = 32, timeout: float = 5.0) -> float:
@@ -228,5 +229,5 @@ class Network:
             raise timed_out(f"no reply from {address}") from None
 
     def ping_blocking(self, address: str, *, size: int = 32, timeout: float = 5.0) -> float:
-        """As `ping`, for threads."""
+        """Sends an echo request like `ping`, for threads."""
         return _wait(self._native.start_ping(address, size), timeout, f"an echo request to {address}")

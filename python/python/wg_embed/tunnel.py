@@ -20,20 +20,20 @@ from .net import Network
 
 _LOG = logging.getLogger("wg_embed")
 
-# Events that wait to be taken; the oldest is dropped for one more.
+# The maximum number of queued events; the oldest is dropped for one more.
 _MOST = 1024
 
 
 class Event(NamedTuple):
-    """Something that has happened to a tunnel."""
+    """An event of a tunnel."""
 
     name: str
     """
     `handshake_completed`, `handshake_failed`, `endpoint_changed`, `resolve_failed`, `routing_loop`, `session_expired`,
-    `sockets_lost`, `sockets_recovered`, `ended`. There may be others in later versions.
+    `sockets_lost`, `sockets_recovered`, `ended`. Later versions may add names.
     """
     peer: Optional[str]
-    """The public key of the peer that it is about."""
+    """The public key of the peer that it concerns."""
     detail: Optional[str]
     """The new endpoint, the reason, or the port."""
 
@@ -54,7 +54,7 @@ class PeerState:
 
 
 class Totals(NamedTuple):
-    """Sums over all peers, of now and before. Bytes are those of UDP payload, packets those inside the tunnel."""
+    """Sums over all peers, including removed ones: bytes of UDP payload, and packets inside the tunnel."""
 
     peers: int
     rx_bytes: int
@@ -69,11 +69,13 @@ class Tunnel(Closing):
     """
     A running tunnel.
 
-    It has a userspace network, `net`, unless it gets `fd`, a descriptor that carries IP packets (of which it keeps a
-    duplicate), or `tun`, the name of a TUN device to create. `bind` is the only address that its UDP socket has.
-    `learn` is how many source addresses of each peer are learned from its packets and added to its allowed IPs.
+    `config` is a `Config`, or the contents of a .conf file. The tunnel has a userspace network, `net`, unless it gets
+    `fd`, a descriptor that carries IP packets (of which it uses a duplicate), or `tun`, the name of a TUN device to
+    create. `mtu` replaces the MTU of the configuration; `memory` limits the buffers of `net`, in bytes. `bind` is the
+    local address of its UDP socket, by default all addresses. `learn` is the number of source addresses of each peer
+    that are learned from its packets and added to its allowed IPs.
 
-    Its functions may be called from any thread. It ends with `close()`, at the end of a `with` block, or when nothing
+    Its functions may be called on any thread. It ends with `close()`, at the end of a `with` block, or when nothing
     refers to it or to `net`. Raises `ConfigError` or `OSError` if it cannot be started.
     """
 
@@ -106,7 +108,7 @@ class Tunnel(Closing):
         bind: Optional[str] = None,
         learn: int = 0,
     ) -> Tunnel:
-        """A tunnel from a .conf file."""
+        """Returns the tunnel of a .conf file."""
         with open(path, "rb") as file:
             conf = file.read()
         return cls(conf, fd=fd, tun=tun, mtu=mtu, memory=memory, bind=bind, learn=learn)
@@ -158,7 +160,7 @@ class Tunnel(Closing):
 
     @property
     def peers(self) -> dict[str, PeerState]:
-        """All peers by public key, in the order in which they were added."""
+        """The peers by public key, in the order in which they were added."""
         return {row[0]: PeerState(*row) for row in self._native.peers()}
 
     def peer_at(self, address: str) -> Optional[PeerState]:
@@ -184,12 +186,12 @@ class Tunnel(Closing):
 
     def set_config(self, config: Union[Config, str, bytes]) -> None:
         """
-        Changes the configuration, all of it or nothing.
+        Changes the configuration as a whole, or not at all.
 
-        A `Config` and the text of a .conf file replace it. Peers in both keep their sessions. The port stays if none is
-        configured; the endpoint of such a peer stays if the new configuration has none for it. Text of the
-        cross-platform interface (`public_key=...`, line by line) changes what it names. Addresses, DNS servers and MTU
-        of the inner network stay as they are. Concurrent calls, also of `remove_peer()`, are done one after another.
+        A `Config` and the text of a .conf file replace it. Peers in both keep their sessions. The port stays unless the
+        new configuration has one, and so do the endpoints of such peers. Text of the cross-platform interface
+        (`public_key=...`, line by line) changes only the settings that it contains. Addresses, DNS servers and MTU of
+        the inner network stay unchanged. Concurrent calls, including those of `remove_peer()`, are serialized.
         """
         conf = _conf_bytes(config)
         if isinstance(config, Config) or _is_conf(conf):
@@ -201,9 +203,9 @@ class Tunnel(Closing):
         """
         Answers a control request in WireProto; `wg_embed.wireproto` builds requests and reads responses.
 
-        What is wrong with a request or a command is an answer in the response, not an exception. Each tunnel is one
-        client: its events are kept from its first command `events` on. A command `events` with a field `wait` waits for
-        an event, 30 seconds at most; `close()` ends that. Meanwhile other threads go on.
+        Errors in a request or a command are answers in the response, not exceptions. Each tunnel is one client: its
+        events are queued from its first command `events` on. A command `events` with a field `wait` waits for an event,
+        for at most 30 seconds, while other threads run; `close()` ends that wait.
         """
         return self._native.wireproto(request)
 
@@ -212,7 +214,7 @@ class Tunnel(Closing):
         self._native.remove_peer(public_key)
 
     def rebind(self) -> None:
-        """Opens new UDP sockets; to be called when the system has changed networks."""
+        """Opens new UDP sockets. Call this when the network of the system has changed."""
         self._native.rebind()
 
     def pause(self) -> None:
@@ -220,22 +222,22 @@ class Tunnel(Closing):
         self._native.pause()
 
     def resume(self) -> None:
-        """Goes on after `pause()`."""
+        """Resumes after `pause()`."""
         self._native.resume()
 
     def events(self) -> AsyncIterator[Event]:
         """
-        Events on the running event loop: `async for event in tunnel.events()`. The first iterator begins with those
-        that have come before, up to 1024; it ends after `ended`. Any number of iterators may run in one event loop,
-        and each gets all events.
+        Returns the events on the running event loop: `async for event in tunnel.events()`. The first iterator begins
+        with earlier events, at most 1024; it ends after `ended`. Any number of iterators may run in one event loop, and
+        each gets all events.
         """
         return self._events.iterate()
 
     def on_event(self, callback: Callable[[Event], object]) -> Callable[[], None]:
         """
-        Has `callback` called with each event, in a thread that all callbacks share, one call after another, first with
-        those that have come before, up to 1024. Exceptions are logged. Returns a function that ends this. Until then,
-        or until the tunnel is closed, the tunnel is kept. It must not be combined with `events()`.
+        Calls `callback` with each event, first with earlier ones, at most 1024. All callbacks share one thread, and are
+        called one after another. Exceptions are logged. Returns a function that ends the calls; until then, or until
+        the tunnel is closed, the tunnel is kept alive. It must not be combined with `events()`.
         """
         return self._events.call(callback)
 
@@ -247,7 +249,7 @@ def _conf_bytes(config: Union[Config, str, bytes]) -> bytes:
 
 
 def _is_conf(text: bytes) -> bool:
-    """Whether it is that of a .conf file: a section is the first that is neither empty nor a comment."""
+    """Returns whether it is the text of a .conf file: its first line other than comments begins a section."""
     if b"\0" in text:
         return True  # UTF-16, which no other text is in.
     for line in text.lstrip(b"\xef\xbb\xbf").splitlines():
@@ -258,7 +260,7 @@ def _is_conf(text: bytes) -> bool:
 
 
 class _Iteration:
-    """What an iterator has yet to give."""
+    """The events that an iterator has not returned yet."""
 
     def __init__(self) -> None:
         self.queue: deque[Event] = deque(maxlen=_MOST)

@@ -32,7 +32,7 @@ __all__ = ["CommandError", "Message", "Record", "parse", "request", "u16", "u32"
 
 
 class CommandError(Exception):
-    """A command has failed: its answer."""
+    """The answer of a command that has failed."""
 
     def __init__(self, name: str, code: int, errno: int, text: str) -> None:
         super().__init__(text)
@@ -44,12 +44,12 @@ class CommandError(Exception):
 
 
 def u16(number: int) -> bytes:
-    """Two bytes, as `listen_port` has them. Raises `OverflowError` for a number that has more."""
+    """Encodes a number in two bytes, as for `listen_port`. Raises `OverflowError` if it does not fit."""
     return number.to_bytes(2, "big")
 
 
 def u32(number: int) -> bytes:
-    """Four bytes, as `fwmark` has them. Raises `OverflowError` for a number that has more."""
+    """Encodes a number in four bytes, as for `fwmark`. Raises `OverflowError` if it does not fit."""
     return number.to_bytes(4, "big")
 
 
