@@ -14,11 +14,11 @@ Exit codes:
   1  failed, or problems were found
   2  the arguments are wrong
   3  no daemon answers for the tunnel, or a file is missing
-  4  the user may not do this
+  4  the user lacks the permission
 
 Environment:
   WG_EMBED_SOCKET_DIR  as --socket-dir
-  WG_COLOR_MODE        as --color; NO_COLOR is honoured, too
+  WG_COLOR_MODE        as --color; NO_COLOR is supported as well
   WG_HIDE_KEYS         `never`: show and monitor print secret keys, as wg(8) does";
 
 /// Shows, changes and checks WireGuard tunnels that a userspace daemon runs: wg-embed, wireguard-go, boringtun.
@@ -55,29 +55,29 @@ pub(crate) enum Command {
     Show(Show),
     /// Changes a tunnel and its peers, as wg(8) does.
     Set(Set),
-    /// Makes a private key.
+    /// Generates a private key.
     Genkey,
     /// Reads a private key and writes its public key.
     Pubkey,
-    /// Makes a preshared key.
+    /// Generates a preshared key.
     Genpsk,
     /// Checks, shows, applies and edits configuration files.
     #[command(subcommand)]
     Conf(Conf),
-    /// Shows a configuration file as a QR code, for the apps on telephones. It holds the private key.
+    /// Shows a configuration file as a QR code, for the apps on phones. It contains the private key.
     Qr(Qr),
     /// Watches a tunnel.
     #[cfg(unix)]
     Monitor(Monitor),
-    /// Speaks the VPN manager protocol.
+    /// Uses the VPN manager protocol.
     #[cfg(unix)]
     #[command(subcommand)]
     Manager(Manager),
-    /// Speaks WireProto, which is not WireGuard's wire protocol.
+    /// Uses WireProto, which is not WireGuard's wire protocol.
     #[cfg(unix)]
     #[command(subcommand)]
     Wireproto(Wireproto),
-    /// Finds out what is missing on this machine.
+    /// Reports what is missing on this machine.
     #[cfg(target_os = "linux")]
     Doctor(Doctor),
     /// Writes the packets of a tunnel to a pcapng file.
@@ -99,14 +99,14 @@ pub(crate) struct Up {
     /// A file NAME.conf; NAME alone is /etc/wireguard/NAME.conf. NAME becomes the interface's name.
     #[arg(value_hint = ValueHint::FilePath)]
     pub(crate) file: PathBuf,
-    /// What becomes of the file's commands: PreUp, PostUp, PreDown, PostDown.
+    /// The treatment of the file's commands: PreUp, PostUp, PreDown, PostDown.
     #[arg(long, value_name = "WHAT", default_value = "run")]
     pub(crate) hooks: Hooks,
-    /// The daemon that makes the interface; without it, the wg-embed next to this program, or in the PATH.
+    /// The daemon, which creates the interface; by default the wg-embed next to this program, or in the PATH.
     #[arg(long, value_name = "PROGRAM", value_hint = ValueHint::CommandName)]
     pub(crate) daemon: Option<PathBuf>,
-    /// Without root and without an interface: runs `wg-embed proxy` in the foreground, which serves the network as the
-    /// file's sections for it say (`[Socks5]` and others).
+    /// Without root and without an interface: runs `wg-embed proxy` in the foreground, with the services of the file's
+    /// sections for it (`[Socks5]` and others).
     #[arg(long, conflicts_with = "hooks")]
     pub(crate) userspace: bool,
     /// More arguments for `wg-embed proxy`.
@@ -117,11 +117,11 @@ pub(crate) struct Up {
 #[cfg(target_os = "linux")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Hooks {
-    /// They are run by `sh`.
+    /// Runs them with `sh`.
     Run,
-    /// They are left out.
+    /// Ignores them.
     Ignore,
-    /// A file that has some is refused.
+    /// Refuses a file with commands.
     Refuse,
 }
 
@@ -131,7 +131,7 @@ pub(crate) struct Down {
     /// The interface, or the file that it was started from.
     #[arg(value_hint = ValueHint::FilePath)]
     pub(crate) name: PathBuf,
-    /// Leaves PreDown and PostDown out.
+    /// Does not run PreDown and PostDown.
     #[arg(long)]
     pub(crate) no_hooks: bool,
 }
@@ -139,13 +139,13 @@ pub(crate) struct Down {
 #[cfg(unix)]
 #[derive(Debug, Subcommand)]
 pub(crate) enum Manager {
-    /// Starts a tunnel's process and manages it, until a signal comes or it ends: configures the system's network as
-    /// the tunnel asks, and prints its settings, its peers and its log.
+    /// Starts a tunnel's process and manages it, until a signal or its end: configures the system's network as the
+    /// tunnel requests, and prints its settings, its peers and its log.
     #[cfg(target_os = "linux")]
     Run(ManagerRun),
-    /// Is the tunnel of a manager that has started this: runs `wg-embed vpn-daemon run` with these arguments.
+    /// Runs the tunnel of the manager that has started this process: `wg-embed vpn-daemon run` with these arguments.
     Tunnel {
-        /// `--rpc-read-fd N --rpc-write-fd N`, and what else `wg-embed vpn-daemon run --help` names.
+        /// `--rpc-read-fd N --rpc-write-fd N`, and other arguments of `wg-embed vpn-daemon run --help`.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARG")]
         arguments: Vec<OsString>,
     },
@@ -154,26 +154,26 @@ pub(crate) enum Manager {
 #[cfg(target_os = "linux")]
 #[derive(Debug, Args)]
 pub(crate) struct ManagerRun {
-    /// The file that the peers are in.
+    /// The file with the peers.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, required_unless_present = "url")]
     pub(crate) conf: Option<PathBuf>,
-    /// Where the peers come from, for a tunnel that takes them from elsewhere.
+    /// The URL of the peers, for a tunnel with another source.
     #[arg(long, conflicts_with = "conf")]
     pub(crate) url: Option<String>,
     /// A file with the token for the URL.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) token_file: Option<PathBuf>,
-    /// The interface that is made for the tunnel.
+    /// The interface to create for the tunnel.
     #[arg(long, value_name = "NAME", default_value = "wg-vpn0", conflicts_with = "no_settings")]
     pub(crate) interface: String,
-    /// Makes no interface and configures nothing: both are left to the tunnel.
+    /// Creates no interface and configures nothing: the tunnel does both.
     #[arg(long)]
     pub(crate) no_settings: bool,
-    /// A line of JSON for each event.
+    /// Prints a line of JSON for each event.
     #[arg(long)]
     pub(crate) json: bool,
-    /// The tunnel's program, and more arguments for it behind `vpn-daemon run --rpc-read-fd N --rpc-write-fd N`.
-    /// Without it, the wg-embed next to this program, or in the PATH.
+    /// The tunnel's program, and more arguments for it behind `vpn-daemon run --rpc-read-fd N --rpc-write-fd N`. By
+    /// default the wg-embed next to this program, or in the PATH.
     #[arg(last = true, value_name = "TUNNEL")]
     pub(crate) tunnel: Vec<OsString>,
 }
@@ -195,22 +195,22 @@ pub(crate) struct WireprotoCall {
     /// `true` and `false`, and text; FIELD=@FILE takes the value from a file; FIELD:=HEX takes bytes.
     #[arg(required = true, value_name = "COMMAND")]
     pub(crate) commands: Vec<String>,
-    /// As JSON.
+    /// Prints JSON.
     #[arg(long)]
     pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Show {
-    /// A tunnel, `all`, or `interfaces` for the names alone.
+    /// A tunnel, `all`, or `interfaces` for only the names.
     pub(crate) name: Option<String>,
-    /// One thing alone, in wg(8)'s form for scripts.
+    /// A single field, in wg(8)'s form for scripts.
     pub(crate) field: Option<Field>,
-    /// As JSON. Secret keys are left out.
+    /// Prints JSON. Secret keys are left out.
     #[arg(long, conflicts_with = "field")]
     pub(crate) json: bool,
-    /// Also sends this many ICMP echo requests through the tunnel to each peer that has an address of its own (a /32 or
-    /// /128), and shows round-trip time and loss. Needs the right to do so.
+    /// Also sends this number of ICMP echo requests through the tunnel to each peer with a single address (a /32 or
+    /// /128), and shows round-trip time and loss. Needs the permission for pings.
     #[arg(long, value_name = "COUNT", num_args = 0..=1, default_missing_value = "3", conflicts_with = "field",
           value_parser = clap::value_parser!(u16).range(1..=1000))]
     #[cfg(target_os = "linux")]
@@ -246,15 +246,15 @@ pub(crate) struct Set {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Conf {
-    /// Reports every problem of a file, with its place and what to write instead.
+    /// Reports every problem of a file, with its place and a suggestion.
     Check {
         /// The file; `-` is the standard input.
         #[arg(value_hint = ValueHint::FilePath)]
         file: PathBuf,
-        /// As JSON.
+        /// Prints JSON.
         #[arg(long)]
         json: bool,
-        /// Warnings are failures as well.
+        /// Treats warnings as failures.
         #[arg(long)]
         strict: bool,
     },
@@ -263,7 +263,7 @@ pub(crate) enum Conf {
         /// The tunnel.
         name: String,
     },
-    /// Makes a running tunnel what a file says. Sessions of peers that stay are kept.
+    /// Applies a file to a running tunnel. Sessions of peers that stay are kept.
     Sync {
         /// The tunnel.
         name: String,
@@ -273,11 +273,11 @@ pub(crate) enum Conf {
         /// Only shows what would change.
         #[arg(long)]
         dry_run: bool,
-        /// As JSON.
+        /// Prints JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Adds a peer at the end of a file. Comments, order, owner and mode stay.
+    /// Adds a peer at the end of a file. Comments, order, owner and mode stay the same.
     AddPeer(AddPeer),
 }
 
@@ -289,19 +289,19 @@ pub(crate) struct AddPeer {
     /// The peer's public key.
     #[arg(long, value_name = "KEY")]
     pub(crate) public_key: String,
-    /// A file with the key that both sides share.
+    /// A file with the preshared key.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) preshared_key: Option<PathBuf>,
-    /// What is routed to the peer, and may come from it.
+    /// The prefixes that are routed to the peer, and that it may send from.
     #[arg(long, value_name = "PREFIX", value_delimiter = ',', value_parser = prefix)]
     pub(crate) allowed_ips: Vec<IpNet>,
-    /// Where the peer is: an address or a name, and a port.
+    /// The endpoint of the peer: an address or a name, and a port.
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) endpoint: Option<String>,
     /// Seconds between keepalives.
     #[arg(long, value_name = "SECONDS")]
     pub(crate) persistent_keepalive: Option<u16>,
-    /// A comment that names the peer.
+    /// The name of the peer, as a comment.
     #[arg(long)]
     pub(crate) name: Option<String>,
 }
@@ -316,7 +316,7 @@ pub(crate) struct Qr {
     /// The file.
     #[arg(value_hint = ValueHint::FilePath)]
     pub(crate) file: PathBuf,
-    /// Writes an SVG image, which only its owner may read, and nothing to the terminal.
+    /// Writes an SVG image that only its owner may read, and prints nothing.
     #[arg(long, value_name = "OUT", value_hint = ValueHint::FilePath)]
     pub(crate) svg: Option<PathBuf>,
 }
@@ -326,16 +326,16 @@ pub(crate) struct Qr {
 pub(crate) struct Monitor {
     /// The tunnel. Without it there must be exactly one.
     pub(crate) name: Option<String>,
-    /// Seconds between two looks.
+    /// Seconds between two updates.
     #[arg(long, default_value_t = 1.0, value_parser = seconds)]
     pub(crate) interval: f64,
-    /// Lines instead of a full screen, as when the output is not a terminal.
+    /// Prints lines instead of a full screen, as when the output is not a terminal.
     #[arg(long)]
     pub(crate) plain: bool,
-    /// A line of JSON for each look.
+    /// Prints a line of JSON for each update.
     #[arg(long)]
     pub(crate) json: bool,
-    /// Ends after this many looks.
+    /// Ends after this number of updates.
     #[arg(long)]
     pub(crate) count: Option<u64>,
 }
@@ -349,13 +349,13 @@ fn seconds(text: &str) -> Result<f64, String> {
 #[cfg(target_os = "linux")]
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {
-    /// A server to find the way to: an address or a name, and a port.
+    /// A server to check the route to: an address or a name, and a port.
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) endpoint: Option<String>,
     /// The UDP port to listen on.
     #[arg(long, default_value_t = 51820)]
     pub(crate) port: u16,
-    /// As JSON.
+    /// Prints JSON.
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -368,10 +368,10 @@ pub(crate) struct Trace {
     /// The file to write; `-` is the standard output.
     #[arg(long, short, value_name = "FILE", default_value = "-", value_hint = ValueHint::FilePath)]
     pub(crate) output: PathBuf,
-    /// Which packets.
+    /// The packets to write.
     #[arg(long, default_value = "inner")]
     pub(crate) layer: Layer,
-    /// Ends after this many packets.
+    /// Ends after this number of packets.
     #[arg(long)]
     pub(crate) count: Option<u64>,
 }
