@@ -25,6 +25,7 @@ mod handshake_limiter;
 mod holds;
 mod in_flight;
 mod index;
+mod jitter;
 mod learn;
 mod link;
 mod lookup;
@@ -95,6 +96,7 @@ use handshake_limiter::HandshakeLimiter;
 use holds::work;
 use in_flight::InFlight;
 use index::IndexTable;
+use jitter::Jitter;
 use link::Link;
 use names::Names;
 use peer::{Peer, State};
@@ -239,6 +241,7 @@ pub struct Device {
     bind: Arc<dyn Bind>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
+    jitter: Jitter,
     events: Events,
     max_peers: usize,
     memory: usize,
@@ -297,6 +300,7 @@ impl Device {
             bind,
             clock: options.clock,
             random: options.random,
+            jitter: Jitter::default(),
             events: Events::new(options.events),
             max_peers: options.max_peers,
             memory: options.memory,

@@ -3,7 +3,6 @@
 use std::{
     io,
     sync::{Arc, MutexGuard},
-    time::Duration,
 };
 
 use super::{
@@ -22,7 +21,6 @@ use crate::{
     bind::{Endpoint, SendReport, Transmit},
     key::wipe_below,
     noise::{
-        REKEY_TIMEOUT_JITTER,
         message::{DATA_OVERHEAD, HANDSHAKE_TOS},
         session::Session,
         timers::Action,
@@ -378,7 +376,7 @@ impl Device {
             }
             state.timers.message_sent(began);
             if packets > 0 {
-                state.timers.data_sent(began, || self.jitter());
+                state.timers.data_sent(began, || self.jitter.next(&*self.random));
             }
             self.schedule(peer, &mut state);
             state.is_stale_for_sending(self.clock.now())
@@ -386,11 +384,6 @@ impl Device {
         if stale {
             self.initiate(peer, Reason::Fresh);
         }
-    }
-
-    /// Returns a random time that is added to a timer, so that two peers do not keep colliding.
-    fn jitter(&self) -> Duration {
-        REKEY_TIMEOUT_JITTER.mul_f64(f64::from(self.random.u32()) / f64::from(u32::MAX))
     }
 
     /// Sends an initiation, unless our last handshake message to this peer is less than 5 s old.
@@ -407,7 +400,7 @@ impl Device {
         if is_third_retry && self.leave_dead_port() {
             // It continues from the other port at once, or here, if the sockets have been changed otherwise by then.
             let mut state = lock(&peer.state);
-            state.timers.initiation_sent(now, self.jitter());
+            state.timers.initiation_sent(now, self.jitter.next(&*self.random));
             return self.schedule(peer, &mut state);
         }
         let endpoint = {
@@ -437,7 +430,7 @@ impl Device {
             state.timers.handshake_message_sent(now);
             if reserve::is_low() {
                 // As if it were lost on its way: the timers retry.
-                state.timers.initiation_sent(now, self.jitter());
+                state.timers.initiation_sent(now, self.jitter.next(&*self.random));
                 return self.schedule(peer, &mut state);
             }
             drop(state);
@@ -451,7 +444,7 @@ impl Device {
                     // the handshake locked: if it is forgotten, so is this.
                     let mut state = lock(&peer.state);
                     state.timers.message_sent(now);
-                    state.timers.initiation_sent(now, self.jitter());
+                    state.timers.initiation_sent(now, self.jitter.next(&*self.random));
                     self.schedule(peer, &mut state);
                     message
                 }

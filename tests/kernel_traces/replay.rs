@@ -52,16 +52,17 @@ const fn lateness(seconds: u64) -> Duration {
 const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
 const PEER_INNER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
 
-/// Randomness that makes every jitter (near enough) zero: four bytes at a time are small numbers that count up.
+/// Randomness that makes every jitter zero, which is the seed of 8 bytes. Four bytes at a time, which are the indices of
+/// sessions, count up.
 #[derive(Default)]
 struct NoJitter(AtomicU32);
 
 impl Random for NoJitter {
     fn fill(&self, out: &mut [u8]) {
-        if out.len() == 4 {
-            out.copy_from_slice(&self.0.fetch_add(1, Ordering::Relaxed).to_ne_bytes());
-        } else {
-            SystemRandom.fill(out);
+        match out.len() {
+            4 => out.copy_from_slice(&self.0.fetch_add(1, Ordering::Relaxed).to_ne_bytes()),
+            8 => out.fill(0),
+            _ => SystemRandom.fill(out),
         }
     }
 }
