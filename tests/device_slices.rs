@@ -169,7 +169,7 @@ impl Tun for Endless {
         })
     }
 
-    fn register(&self, _: &mio::Registry, _: mio::Token) -> io::Result<bool> {
+    fn register(&self, _: &Arc<mio::Registry>, _: [mio::Token; 2]) -> io::Result<bool> {
         Ok(true)
     }
 
@@ -184,7 +184,7 @@ impl Tun for Endless {
 }
 
 struct EndlessBind {
-    poll: mio::Poll,
+    registry: Arc<mio::Registry>,
     waits: AtomicU64,
 }
 
@@ -204,8 +204,8 @@ impl Bind for EndlessBind {
         Ok(Woken::default())
     }
 
-    fn registry(&self) -> Option<(&mio::Registry, mio::Token)> {
-        Some((self.poll.registry(), mio::Token(9)))
+    fn registry(&self) -> Option<(&Arc<mio::Registry>, [mio::Token; 2])> {
+        Some((&self.registry, [mio::Token(8), mio::Token(9)]))
     }
 
     fn wake(&self) {}
@@ -223,7 +223,8 @@ impl Bind for EndlessBind {
 #[test]
 fn what_happens_to_a_busy_interface_is_seen() {
     let tun = Arc::<Endless>::default();
-    let bind = Arc::new(EndlessBind { poll: mio::Poll::new().unwrap(), waits: AtomicU64::new(0) });
+    let registry = Arc::new(mio::Poll::new().unwrap().registry().try_clone().unwrap());
+    let bind = Arc::new(EndlessBind { registry, waits: AtomicU64::new(0) });
     let tunnel = Tunnel::start(tun.clone(), bind.clone(), Options::default()).unwrap();
     let begin = Instant::now();
     while tunnel.device().mtu() != 1300 {

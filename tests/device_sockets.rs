@@ -411,7 +411,7 @@ impl Bind for Failing {
     fn wait(&self, timeout: Option<Duration>) -> io::Result<Woken> {
         match self.left.load(SeqCst) {
             0 => self.inner.wait(timeout),
-            _ => Ok(Woken { own: true, registered: false }),
+            _ => Ok(Woken { own: true, ..Woken::default() }),
         }
     }
 

@@ -263,7 +263,8 @@ fn an_old_one_that_stays_open_wakes_no_thread() {
     let duplicate = ours.try_clone().unwrap();
     let tun = FdTun::new(ours, 1420).unwrap();
     let mut poll = mio::Poll::new().unwrap();
-    assert!(tun.register(poll.registry(), mio::Token(7)).unwrap());
+    let registry = Arc::new(poll.registry().try_clone().unwrap());
+    assert!(tun.register(&registry, [mio::Token(7), mio::Token(8)]).unwrap());
     let mut wakes = || {
         let mut events = mio::Events::with_capacity(4);
         poll.poll(&mut events, Some(Duration::ZERO)).unwrap();

@@ -155,7 +155,7 @@ impl BatchOptions {
     fn make(self) -> Result<BatchUdp> {
         let make = || {
             let inboxes = [Inbox::new(Family::V4)?, Inbox::new(Family::V6)?];
-            let mut pair = Pair::new([inboxes[0].registry()?, inboxes[1].registry()?]);
+            let mut pair = Pair::new([inboxes[0].registry()?.into(), inboxes[1].registry()?.into()]);
             pair.hook = self.hook;
             pair.options = self.sockets;
             pair.set_mark(self.mark)?;

@@ -126,7 +126,7 @@ impl<S: DatagramSink> Bind for CallbackBind<S> {
         let mut state = self.state().wait(timeout, ready);
         let own = ready(&state);
         state.woken = false;
-        Ok(Woken { own, registered: false })
+        Ok(Woken { own, ..Woken::default() })
     }
 
     fn wake(&self) {

@@ -55,11 +55,12 @@ pub(super) trait Drive: Send + Sync {
     /// Sends until nothing is left.
     fn send(&self, socket: &UdpSocket, outgoing: &mut Outgoing<'_>, counters: &Counters);
 
-    /// Receives available datagrams into the free slots.
+    /// Receives available datagrams into the free slots. Returns whether the socket was found empty after the last one;
+    /// a driver that cannot know this returns false.
     ///
     /// # Errors
     /// The first error of the system, if nothing was received; `WouldBlock` if there is no datagram.
-    fn recv(&self, socket: &UdpSocket, batch: &mut RecvBatch, counters: &Counters) -> io::Result<()>;
+    fn recv(&self, socket: &UdpSocket, batch: &mut RecvBatch, counters: &Counters) -> io::Result<bool>;
 
     /// Returns whether several datagrams can be sent as one message.
     fn joins(&self) -> bool;

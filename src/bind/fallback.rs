@@ -85,7 +85,7 @@ impl Drive for Driver {
         }
     }
 
-    fn recv(&self, socket: &UdpSocket, batch: &mut RecvBatch, _: &Counters) -> io::Result<()> {
+    fn recv(&self, socket: &UdpSocket, batch: &mut RecvBatch, _: &Counters) -> io::Result<bool> {
         let mut metas = [quinn_udp::RecvMeta::default(); SLOTS];
         let mut free = batch.free_slots();
         let mut slots: [IoSliceMut<'_>; SLOTS] =
@@ -93,7 +93,7 @@ impl Drive for Driver {
         drop(free);
         let count = slots.iter().take_while(|slot| !slot.is_empty()).count();
         if count == 0 {
-            return Ok(());
+            return Ok(false);
         }
         let call = || self.state.recv(UdpSockRef::from(socket), &mut slots[..count], &mut metas);
         let received = socket.try_io(call)?;
@@ -107,7 +107,8 @@ impl Drive for Driver {
                 tos: meta.ecn.map_or(0, |ecn| ecn as u8),
             });
         }
-        Ok(())
+        // Most systems are asked for one datagram at a time.
+        Ok(false)
     }
 
     fn joins(&self) -> bool {

@@ -142,17 +142,20 @@ impl Drive for Driver {
         }
     }
 
-    fn recv(&self, socket: &UdpSocket, batch: &mut RecvBatch, counters: &Counters) -> io::Result<()> {
+    fn recv(&self, socket: &UdpSocket, batch: &mut RecvBatch, counters: &Counters) -> io::Result<bool> {
         let socket = socket.as_fd();
         self.match_slots(socket, batch.slot_len());
         let mut frame = Frame::new();
-        let count = frame.recv(socket, batch.free_slots(), self.family)?;
+        let (count, asked) = frame.recv(socket, batch.free_slots(), self.family)?;
         for i in 0..count {
             let (meta, truncated) = frame.received(i, self.family, self.interfaces);
             counters.truncated.fetch_add(truncated.into(), Relaxed);
             batch.push(meta);
         }
-        Ok(())
+        // `recvmmsg` of a socket that does not block ends early only if the socket is empty, or because of an error that
+        // has occurred since the call began. The next call reports that error, and it is an event of its own in a poll:
+        // the datagrams behind it do not wait for other ones.
+        Ok(count < asked)
     }
 
     fn joins(&self) -> bool {
@@ -307,13 +310,13 @@ impl Frame {
         retry(|| unsafe { libc::sendmmsg(socket.as_raw_fd(), self.headers.as_mut_ptr(), count as _, 0) })
     }
 
-    /// Receives into the first of `slots` and returns how many were filled.
+    /// Receives into the first of `slots`. Returns how many were filled, and how many could have been.
     fn recv<'a>(
         &mut self,
         socket: BorrowedFd<'_>,
         slots: impl Iterator<Item = &'a mut [u8]>,
         family: Family,
-    ) -> io::Result<usize> {
+    ) -> io::Result<(usize, usize)> {
         let name_len = match family {
             Family::V4 => size_of::<libc::sockaddr_in>(),
             Family::V6 => size_of::<libc::sockaddr_in6>(),
@@ -325,12 +328,13 @@ impl Frame {
             count += 1;
         }
         if count == 0 {
-            return Ok(0);
+            return Ok((0, 0));
         }
         let headers = self.headers.as_mut_ptr();
         let no_timeout = ptr::null_mut();
         // SAFETY: the first `count` headers point into `self` and to slots that are borrowed for this call.
-        retry(|| unsafe { libc::recvmmsg(socket.as_raw_fd(), headers, count as _, 0, no_timeout) })
+        let filled = retry(|| unsafe { libc::recvmmsg(socket.as_raw_fd(), headers, count as _, 0, no_timeout) })?;
+        Ok((filled, count))
     }
 
     /// Returns the properties of the message in slot `i`, optionally with its interface, and whether it was truncated.

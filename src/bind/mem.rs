@@ -370,7 +370,7 @@ impl Bind for MemBind {
         let mut state = wait_until(&self.ready, lock(&self.network.shared.state), timeout, ready);
         let own = ready(&state);
         state.hosts[self.id].wake = false;
-        Ok(Woken { own, registered: false })
+        Ok(Woken { own, ..Woken::default() })
     }
 
     fn wake(&self) {

@@ -35,7 +35,7 @@ pub use batch::{BatchOptions, BatchUdp, Received};
 pub use endpoint::{DstBytes, Endpoint};
 pub use udp::UdpBind;
 
-use std::{fmt, io, net::SocketAddr, time::Duration};
+use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use crate::reserve::zeroed;
 
@@ -305,13 +305,13 @@ impl RecvBatch {
     }
 }
 
-/// The reason for the end of a [`Bind::wait`]. Neither is set if the time limit has passed.
+/// The reason for the end of a [`Bind::wait`]. None is set if the time limit has passed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Woken {
     /// A datagram may be received, or `wake` was called.
     pub own: bool,
-    /// An event source registered with [`Bind::registry`] is ready.
-    pub registered: bool,
+    /// Whether each of the two tokens of [`Bind::registry`] is ready.
+    pub registered: [bool; 2],
 }
 
 /// A pair of UDP sockets on one port, or a substitute for it.
@@ -359,17 +359,18 @@ pub trait Bind: Send + Sync {
     }
 
     /// Waits until datagrams may be received, an event source registered with [`registry`](Self::registry) is ready,
-    /// [`wake`](Self::wake) is called, or `timeout` has passed. It may be called only after `recv` has returned 0. A
-    /// wake since the last wait ends the wait at once. The wait should count time during which the machine sleeps, as
-    /// the tunnel's deadline does; otherwise the deadline is late by that time. It may also return without a reason.
+    /// [`wake`](Self::wake) is called, or `timeout` has passed. It may be called only after `recv` has returned 0, or
+    /// while [`is_drained`](Self::is_drained) returns true. A wake since the last wait ends the wait at once. The wait
+    /// should count time during which the machine sleeps, as the tunnel's deadline does; otherwise the deadline is late
+    /// by that time. It may also return without a reason.
     ///
     /// # Errors
     /// Errors of the system; they end the tunnel.
     fn wait(&self, timeout: Option<Duration>) -> io::Result<Woken>;
 
-    /// Returns a registry and a token for another event source, which then also ends `wait`, so that one thread can
+    /// Returns a registry and two tokens for another event source, which then also ends `wait`, so that one thread can
     /// wait for both. `None`, the default, if this is not supported.
-    fn registry(&self) -> Option<(&mio::Registry, mio::Token)> {
+    fn registry(&self) -> Option<(&Arc<mio::Registry>, [mio::Token; 2])> {
         None
     }
 
@@ -383,6 +384,12 @@ pub trait Bind: Send + Sync {
     /// If a socket has become unusable, once: from then on until the next `open` it receives nothing, and does not end
     /// `wait`. The receiver should open new sockets.
     fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize>;
+
+    /// Returns whether the last `recv` found that no datagrams were left, although it may have returned some: calling it
+    /// again is then unnecessary. It is called on the thread that receives. False, the default, if that is unknown.
+    fn is_drained(&self) -> bool {
+        false
+    }
 
     /// Sends up to [`BATCH`] transmits, in order, without waiting: the sending thread may also be the receiving one.
     /// Datagrams that cannot be sent now are dropped and reported.

@@ -49,7 +49,7 @@ impl Drive for Driver {
         }
     }
 
-    fn recv(&self, socket: &UdpSocket, batch: &mut RecvBatch, counters: &Counters) -> io::Result<()> {
+    fn recv(&self, socket: &UdpSocket, batch: &mut RecvBatch, counters: &Counters) -> io::Result<bool> {
         receive(batch, counters, |slot| socket.recv_from(slot))
     }
 
@@ -58,12 +58,12 @@ impl Drive for Driver {
     }
 }
 
-/// Fills slots by calls of `next`, which receives one datagram.
+/// Fills slots by calls of `next`, which receives one datagram. Returns whether there is no more.
 fn receive(
     batch: &mut RecvBatch,
     counters: &Counters,
     mut next: impl FnMut(&mut [u8]) -> io::Result<(usize, SocketAddr)>,
-) -> io::Result<()> {
+) -> io::Result<bool> {
     for received in 0..BATCH {
         let Some(slot) = batch.free_slots().next() else { break };
         match next(slot) {
@@ -75,11 +75,11 @@ fn receive(
             // Most are reported once: the fate of a datagram that was sent earlier.
             Err(err) => {
                 counters.passed_over(&err);
-                break;
+                return Ok(err.kind() == io::ErrorKind::WouldBlock);
             }
         }
     }
-    Ok(())
+    Ok(false)
 }
 
 /// What an error of sending means for the message that it met.

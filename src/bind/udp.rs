@@ -15,7 +15,15 @@ use deadline::Deadline;
 use mio::{Events, Poll, Registry, Token, Waker};
 use pair::{Egress, Pair};
 use routes::{Quiet, Routes};
-use std::{fmt, io, net::IpAddr, sync::Mutex, time::Duration};
+use std::{
+    fmt, io,
+    net::IpAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use crate::sync;
 
@@ -23,7 +31,7 @@ pub use super::counters::UdpStats;
 pub(super) use socket::SocketOptions;
 
 const WAKE: Token = Token(0);
-const REGISTERED: Token = Token(2);
+const REGISTERED: [Token; 2] = [Token(2), Token(6)];
 const TIMER: Token = Token(3);
 const ROUTES: Token = Token(4);
 
@@ -53,6 +61,8 @@ pub struct UdpBind {
     waker: Waker,
     pair: Pair,
     routes: Routes,
+    /// Whether nothing was received since the last wait: the sockets without an event are then empty.
+    has_waited: AtomicBool,
 }
 
 impl UdpBind {
@@ -62,12 +72,13 @@ impl UdpBind {
     /// Usually if the system has no more file descriptors.
     pub fn new() -> io::Result<Self> {
         let poll = Poll::new()?;
-        let registry = || poll.registry().try_clone();
+        let registry = Arc::new(poll.registry().try_clone()?);
         let deadline = Deadline::new(&poll, TIMER);
         Ok(Self {
             waker: Waker::new(poll.registry(), WAKE)?,
-            pair: Pair::new([registry()?, registry()?]),
+            pair: Pair::new([registry.clone(), registry]),
             routes: Routes::new(),
+            has_waited: AtomicBool::new(false),
             poller: Mutex::new(Poller { poll, events: Events::with_capacity(8), deadline, quiet: Quiet::default() }),
         })
     }
@@ -181,16 +192,20 @@ impl Bind for UdpBind {
         let mut woken = Woken::default();
         for event in &*events {
             match event.token() {
-                REGISTERED => woken.registered = true,
+                token if REGISTERED.contains(&token) => woken.registered[usize::from(token == REGISTERED[1])] = true,
                 TIMER => deadline.rang(),
                 ROUTES => self.routes.rang(quiet),
-                _ => woken.own = true,
+                token => {
+                    self.pair.set_ready(token);
+                    woken.own = true;
+                }
             }
         }
+        self.has_waited.store(true, Relaxed);
         Ok(woken)
     }
 
-    fn registry(&self) -> Option<(&Registry, Token)> {
+    fn registry(&self) -> Option<(&Arc<Registry>, [Token; 2])> {
         Some((self.pair.registry(), REGISTERED))
     }
 
@@ -201,11 +216,17 @@ impl Bind for UdpBind {
     }
 
     fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize> {
-        let (count, more) = self.pair.recv(batch)?;
+        // Without a wait in between, all of them: a program may poll, and a busy socket does not displace another.
+        let ready = self.has_waited.swap(false, Relaxed);
+        let (count, more) = self.pair.recv(batch, ready)?;
         if more {
             self.wake();
         }
         Ok(count)
+    }
+
+    fn is_drained(&self) -> bool {
+        self.pair.is_drained()
     }
 
     fn send(&self, batch: &[Transmit<'_>]) -> SendReport {

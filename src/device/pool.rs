@@ -214,6 +214,11 @@ impl HandshakeQueue {
         oldest
     }
 
+    /// Returns whether none waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// Returns whether so many wait that senders must prove their addresses.
     pub(super) fn is_long(&self) -> bool {
         self.waiting.len() >= HANDSHAKE_QUEUE / 8

@@ -45,6 +45,15 @@ enum Server {
     Outbound { for_good: bool },
 }
 
+/// The result of a round in one direction.
+#[derive(Clone, Copy, Default)]
+struct Round {
+    /// The number of packets or messages.
+    moved: usize,
+    /// Whether there may be more now.
+    more: bool,
+}
+
 /// The state that the two threads share.
 pub(super) struct Threads {
     pub(super) device: Device,
@@ -115,39 +124,51 @@ impl Threads {
 
     /// Runs `wg-tunnel`.
     pub(super) fn tunnel(&self) -> io::Result<()> {
+        let mut serves_tun = false;
+        let result = self.serve(&mut serves_tun);
+        if serves_tun && let Err(err) = self.deregister_tun() {
+            // The program may use its TUN again.
+            tracing::debug!(%err, "the interface stays in the poll of the sockets");
+        }
+        result
+    }
+
+    /// Serves the sockets and the timers, and the TUN while `serves_tun` is set.
+    fn serve(&self, serves_tun: &mut bool) -> io::Result<()> {
         let mut load = Load::new();
-        let (mut serves_tun, mut rounds, mut rounds_since_wait) = (false, 0, 0);
+        let (mut rounds, mut rounds_since_wait) = (0, 0);
         // Whether there may be more.
         let (mut datagrams, mut packets) = (true, true);
         while !self.is_stopping() {
             let should_serve_tun = self.serves(Server::Tunnel);
-            if serves_tun && !should_serve_tun {
+            if *serves_tun && !should_serve_tun {
                 self.deregister_tun()?;
-                serves_tun = false;
-            } else if !serves_tun && should_serve_tun {
-                serves_tun = self.register_tun()?;
+                *serves_tun = false;
+            } else if !*serves_tun && should_serve_tun {
+                *serves_tun = self.register_tun()?;
                 packets = true;
-                if !serves_tun {
+                if !*serves_tun {
                     self.hand_over(Server::Tunnel, Server::Outbound { for_good: true });
                 }
             }
-            let received =
-                if datagrams { go_on(self.inbound.with(|buffers| self.device.inbound(buffers)))? } else { 0 };
-            let sent = if serves_tun && packets { self.serve_tun(&mut rounds)? } else { 0 };
+            let received = if datagrams { self.receive()? } else { Round::default() };
+            // The system may have replied at once to what was written: to read costs no more than to ask.
+            let reads = *serves_tun && (packets || received.moved > 0);
+            let sent = if reads { self.serve_tun(&mut rounds)? } else { Round::default() };
             self.device.run_timers();
-            (datagrams, packets) = (received > 0, sent > 0);
-            if serves_tun && load.is_too_much(received, sent) {
+            (datagrams, packets) = (received.more, sent.more);
+            if *serves_tun && load.is_too_much(received.moved, sent.moved) {
                 self.hand_over(Server::Tunnel, Server::Outbound { for_good: false });
-            } else if !datagrams || (serves_tun && !packets) || rounds_since_wait == BIND_ROUNDS {
+            } else if !datagrams || rounds_since_wait == BIND_ROUNDS {
                 rounds_since_wait = 0;
-                // Also while one side is busy, or else it could keep the other one waiting.
+                // Also while the TUN is busy, or else it could keep the sockets waiting.
                 let busy = datagrams || packets;
                 let woken = if busy { self.bind.wait(Some(Duration::ZERO)) } else { self.sleep(&mut load) }?;
                 datagrams |= woken.own;
-                if serves_tun && woken.registered {
+                if *serves_tun && woken.registered[1] {
                     self.tun.wait(Some(Duration::ZERO))?;
-                    packets = true;
                 }
+                packets |= woken.registered.contains(&true);
             } else {
                 rounds_since_wait += 1;
             }
@@ -187,7 +208,7 @@ impl Threads {
         let mut ours = Duration::ZERO;
         let mut rounds = 0;
         while !self.is_stopping() && self.serves(Server::Outbound { for_good }) {
-            if self.serve_tun(&mut rounds)? > 0 {
+            if self.serve_tun(&mut rounds)?.more {
                 continue;
             }
             if for_good {
@@ -212,14 +233,26 @@ impl Threads {
         Ok(())
     }
 
-    /// Runs one round from TUN to UDP; returns 0 if there is nothing to do now.
-    fn serve_tun(&self, rounds: &mut u32) -> io::Result<usize> {
+    /// Runs one round from UDP to the TUN.
+    fn receive(&self) -> io::Result<Round> {
+        go_on(self.inbound.with(|buffers| {
+            let moved = self.device.inbound(buffers)?;
+            let more = moved > 0 && !(self.bind.is_drained() && buffers.handshakes.is_empty());
+            Ok(Round { moved, more })
+        }))
+    }
+
+    /// Runs one round from the TUN to UDP.
+    fn serve_tun(&self, rounds: &mut u32) -> io::Result<Round> {
         *rounds = rounds.wrapping_add(1);
         if rounds.is_multiple_of(TUN_ROUNDS) {
             self.tun.wait(Some(Duration::ZERO))?;
         }
         self.device.handle_tun_events();
-        go_on(self.outbound.with(|buffers| self.device.outbound(buffers)))
+        go_on(self.outbound.with(|buffers| {
+            let moved = self.device.outbound(buffers)?;
+            Ok(Round { moved, more: moved > 0 && !self.tun.is_drained() })
+        }))
     }
 
     /// Waits on `wg-tunnel` for a reason to continue.
@@ -239,7 +272,7 @@ impl Threads {
     }
 
     fn register_tun(&self) -> io::Result<bool> {
-        self.bind.registry().map_or(Ok(false), |(registry, token)| self.tun.register(registry, token))
+        self.bind.registry().map_or(Ok(false), |(registry, tokens)| self.tun.register(registry, tokens))
     }
 
     fn deregister_tun(&self) -> io::Result<()> {
@@ -264,13 +297,13 @@ impl Threads {
 
 /// Handles the result of a round. Without memory, the round is repeated when there is some again; until then packets
 /// wait where they are, and are dropped there when that is full.
-fn go_on(done: io::Result<usize>) -> io::Result<usize> {
+fn go_on(done: io::Result<Round>) -> io::Result<Round> {
     /// The delay between two attempts.
     const NAP: Duration = Duration::from_millis(10);
     match done {
         Err(error) if error.kind() == io::ErrorKind::OutOfMemory => {
             thread::sleep(NAP);
-            Ok(1)
+            Ok(Round { moved: 1, more: true })
         }
         done => done,
     }

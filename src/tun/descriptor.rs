@@ -9,7 +9,7 @@ use std::{
     os::fd::AsFd,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -35,6 +35,8 @@ pub(super) struct Reading {
     pub(super) kept: Option<(Split, Range<usize>)>,
     /// The number of packets dropped since the last count.
     pub(super) drops: u64,
+    /// Whether the last read found the descriptor empty.
+    pub(super) is_drained: bool,
 }
 
 impl Reading {
@@ -63,12 +65,13 @@ impl fmt::Debug for Reading {
 /// A descriptor that can be replaced. Its locks are taken in the order of the fields.
 ///
 /// A reader or writer holds its lock during the call: once both locks have been taken, the old descriptor is unused.
-/// A reader or writer holds its lock during the call: once both locks were taken, nothing uses the old descriptor.
 #[derive(Debug)]
 pub(super) struct Descriptor<P> {
     reader: Mutex<(Arc<P>, Reading)>,
     writer: Mutex<Arc<P>>,
     drops: AtomicU64,
+    /// Whether the last read found the descriptor empty.
+    is_drained: AtomicBool,
     pub(super) waiter: Waiter,
 }
 
@@ -77,7 +80,8 @@ impl<P: PacketIo> Descriptor<P> {
         let waiter = Waiter::new()?;
         waiter.add_packets(packets.fd().as_fd())?;
         let reader = Mutex::new((packets.clone(), Reading::default()));
-        Ok(Self { reader, writer: Mutex::new(packets), drops: AtomicU64::new(0), waiter })
+        let (drops, is_drained) = (AtomicU64::new(0), AtomicBool::new(false));
+        Ok(Self { reader, writer: Mutex::new(packets), drops, is_drained, waiter })
     }
 
     /// Uses `packets` from now on. When this returns, the old descriptor is no longer read or written. A packet that
@@ -94,7 +98,7 @@ impl<P: PacketIo> Descriptor<P> {
         let old = mem::replace(&mut *writer, packets);
         change();
         drop((reader, writer));
-        self.waiter.remove(old.fd().as_fd());
+        self.waiter.remove_packets(old.fd().as_fd());
         // The reader may have been notified of packets, and searched for them in the old descriptor.
         self.waiter.wake();
         Ok(())
@@ -107,7 +111,9 @@ impl<P: PacketIo> Descriptor<P> {
         if reading.buffer.is_empty() {
             reading.buffer = zeroed(MAX_MEMORY)?.into_vec();
         }
+        reading.is_drained = false;
         let result = packets.read(reading, arena, usual);
+        self.is_drained.store(reading.is_drained, Relaxed);
         if reading.drops > 0 {
             self.drops.fetch_add(mem::take(&mut reading.drops), Relaxed);
         }
@@ -131,6 +137,11 @@ impl<P: PacketIo> Descriptor<P> {
     #[allow(dead_code, reason = "not every system's TUN has a test that needs it")]
     pub(super) fn hold(&self) -> impl Drop + '_ {
         lock(&self.writer)
+    }
+
+    /// Implements [`Tun::is_drained`](super::Tun::is_drained).
+    pub(super) fn is_drained(&self) -> bool {
+        self.is_drained.load(Relaxed)
     }
 
     /// Returns the number of packets that were read but could not be passed on.

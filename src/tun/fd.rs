@@ -86,8 +86,8 @@ impl Tun for FdTun {
         self.descriptor.waiter.wait(timeout).map(drop)
     }
 
-    fn register(&self, registry: &mio::Registry, token: mio::Token) -> io::Result<bool> {
-        self.descriptor.waiter.register(registry, token)
+    fn register(&self, registry: &Arc<mio::Registry>, tokens: [mio::Token; 2]) -> io::Result<bool> {
+        self.descriptor.waiter.register(registry, tokens)
     }
 
     fn deregister(&self, registry: &mio::Registry) -> io::Result<()> {
@@ -110,6 +110,10 @@ impl Tun for FdTun {
 
     fn read(&self, arena: &mut PacketArena) -> io::Result<usize> {
         self.descriptor.read(arena, self.mtu())
+    }
+
+    fn is_drained(&self) -> bool {
+        self.descriptor.is_drained()
     }
 
     fn write(&self, packets: PacketList<'_>) -> usize {

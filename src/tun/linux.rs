@@ -277,7 +277,7 @@ impl LinuxTun {
 
     fn remove_changes(&self, link: Option<Link>) {
         if let Some(link) = link {
-            self.descriptor.waiter.remove(link.as_fd());
+            self.descriptor.waiter.remove_changes(link.as_fd());
         }
     }
 
@@ -367,8 +367,8 @@ impl Tun for LinuxTun {
         Ok(())
     }
 
-    fn register(&self, registry: &mio::Registry, token: mio::Token) -> io::Result<bool> {
-        self.descriptor.waiter.register(registry, token)
+    fn register(&self, registry: &Arc<mio::Registry>, tokens: [mio::Token; 2]) -> io::Result<bool> {
+        self.descriptor.waiter.register(registry, tokens)
     }
 
     fn deregister(&self, registry: &mio::Registry) -> io::Result<()> {
@@ -401,6 +401,10 @@ impl Tun for LinuxTun {
 
     fn read(&self, arena: &mut PacketArena) -> io::Result<usize> {
         self.descriptor.read(arena, self.mtu())
+    }
+
+    fn is_drained(&self) -> bool {
+        self.descriptor.is_drained()
     }
 
     fn write(&self, packets: PacketList<'_>) -> usize {

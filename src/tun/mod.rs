@@ -32,7 +32,7 @@ mod waiter;
 #[cfg(windows)]
 pub mod windows;
 
-use std::{fmt, io, net::IpAddr, ops::Range, time::Duration};
+use std::{fmt, io, net::IpAddr, ops::Range, sync::Arc, time::Duration};
 
 use crate::reserve::zeroed;
 
@@ -245,25 +245,27 @@ pub trait Tun: Send + Sync {
     fn mtu(&self) -> u16;
 
     /// Waits until packets may be read, there is an event, [`wake`](Self::wake) is called, or `timeout` has passed. It
-    /// may return without a reason. It may be called only after `read` has returned 0: packets that were available
-    /// before may not be reported again. A wake since the last wait ends the wait at once.
+    /// may return without a reason. It may be called only after `read` has returned 0, or while
+    /// [`is_drained`](Self::is_drained) returns true: packets that were available before may not be reported again. A
+    /// wake since the last wait ends the wait at once.
     ///
     /// # Errors
     /// If the interface no longer exists.
     fn wait(&self, timeout: Option<Duration>) -> io::Result<()>;
 
-    /// Registers with another poll, in which `token` becomes ready whenever [`wait`](Self::wait) would end, until
-    /// [`deregister`](Self::deregister), so that one thread can wait for this and for other sources. Before that thread
-    /// reads again, it calls `wait` with a time limit of zero. Returns false, the default, if this is not supported.
+    /// Registers with another poll until [`deregister`](Self::deregister), so that one thread can wait for this and for
+    /// other sources. The first token becomes ready when packets may be read, the second when [`wait`](Self::wait) would
+    /// end for another reason: the thread then calls `wait` with a time limit of zero before it reads again. A TUN that
+    /// cannot separate the two uses the second token for both. Returns false, the default, if this is not supported.
     ///
     /// # Errors
-    /// Errors of the system.
-    fn register(&self, registry: &mio::Registry, token: mio::Token) -> io::Result<bool> {
-        let _ = (registry, token);
+    /// Errors of the system. It is not registered then.
+    fn register(&self, registry: &Arc<mio::Registry>, tokens: [mio::Token; 2]) -> io::Result<bool> {
+        let _ = (registry, tokens);
         Ok(false)
     }
 
-    /// Undoes [`register`](Self::register).
+    /// Undoes [`register`](Self::register). Packets that wait to be read end the next [`wait`](Self::wait).
     ///
     /// # Errors
     /// Errors of the system.
@@ -285,6 +287,13 @@ pub trait Tun: Send + Sync {
     /// # Errors
     /// If the interface no longer exists, which ends the tunnel.
     fn read(&self, arena: &mut PacketArena) -> io::Result<usize>;
+
+    /// Returns whether the last `read` found that there were no more packets, although it may have returned some:
+    /// calling it again is then unnecessary. It is called on the thread that reads. False, the default, if that is
+    /// unknown.
+    fn is_drained(&self) -> bool {
+        false
+    }
 
     /// Writes packets, and returns how many were taken. The others are dropped. Packets of one flow remain in order. It
     /// does not wait, except for a few milliseconds if the other side is a slow app.

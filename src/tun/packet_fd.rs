@@ -167,7 +167,7 @@ impl PacketIo for PacketFd {
         if !reading.drain(arena) {
             return Ok(arena.slots().len() - before);
         }
-        let Reading { buffer, kept, drops } = reading;
+        let Reading { buffer, kept, drops, is_drained } = reading;
         let usual = usize::from(usual);
         let mut family = [0; FAMILY_LEN];
         let front = if self.has_family { FAMILY_LEN } else { 0 };
@@ -179,7 +179,10 @@ impl PacketIo for PacketFd {
                     continue;
                 }
                 Ok(Some(len)) => len - front,
-                Ok(None) => break,
+                Ok(None) => {
+                    *is_drained = true;
+                    break;
+                }
                 // Return the packets read so far; the error will be repeated.
                 Err(_) if arena.slots().len() > before => break,
                 Err(err) => return Err(err),

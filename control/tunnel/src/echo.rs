@@ -174,11 +174,13 @@ impl Echoes {
 pub(crate) struct EchoTun {
     inner: Arc<dyn Tun>,
     echoes: Arc<Echoes>,
+    /// Whether the last read was one of `inner`, which found no more.
+    is_drained: AtomicBool,
 }
 
 impl EchoTun {
     pub(crate) fn new(inner: Arc<dyn Tun>, echoes: Arc<Echoes>) -> Self {
-        Self { inner, echoes }
+        Self { inner, echoes, is_drained: AtomicBool::new(false) }
     }
 }
 
@@ -195,8 +197,8 @@ impl Tun for EchoTun {
         self.inner.wait(timeout)
     }
 
-    fn register(&self, registry: &mio::Registry, token: mio::Token) -> io::Result<bool> {
-        self.inner.register(registry, token)
+    fn register(&self, registry: &Arc<mio::Registry>, tokens: [mio::Token; 2]) -> io::Result<bool> {
+        self.inner.register(registry, tokens)
     }
 
     fn deregister(&self, registry: &mio::Registry) -> io::Result<()> {
@@ -213,10 +215,14 @@ impl Tun for EchoTun {
 
     fn read(&self, arena: &mut PacketArena) -> io::Result<usize> {
         // Other packets follow in the next read: the reader continues after a read that returned any.
-        match self.echoes.send(arena) {
-            0 => self.inner.read(arena),
-            sent => Ok(sent),
-        }
+        let sent = self.echoes.send(arena);
+        let read = if sent == 0 { self.inner.read(arena) } else { Ok(sent) };
+        self.is_drained.store(sent == 0 && self.inner.is_drained(), Ordering::Relaxed);
+        read
+    }
+
+    fn is_drained(&self) -> bool {
+        self.is_drained.load(Ordering::Relaxed)
     }
 
     fn write(&self, packets: PacketList<'_>) -> usize {

@@ -100,7 +100,7 @@ impl Tun for StackTun {
         self.0.waiter.wait(timeout)
     }
 
-    fn register(&self, registry: &mio::Registry, token: mio::Token) -> io::Result<bool> {
+    fn register(&self, registry: &Arc<mio::Registry>, [_, token]: [mio::Token; 2]) -> io::Result<bool> {
         self.0.waiter.register(registry, token)
     }
 

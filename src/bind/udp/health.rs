@@ -75,6 +75,11 @@ impl Health {
         self.loss().filter(|_| !self.reported.swap(true, Relaxed))
     }
 
+    /// Returns whether the socket was lost and that was not yet reported.
+    pub(super) fn has_untold_loss(&self) -> bool {
+        self.loss.load(Relaxed) != 0 && !self.reported.load(Relaxed)
+    }
+
     fn loss(&self) -> Option<io::Error> {
         match self.loss.load(Relaxed) {
             0 => None,

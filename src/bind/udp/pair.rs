@@ -21,15 +21,15 @@ use mio::{Interest, Registry, Token};
 use std::{
     io,
     sync::{
-        Mutex, MutexGuard, RwLock, RwLockWriteGuard,
+        Arc, Mutex, MutexGuard, RwLock, RwLockWriteGuard,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     thread,
     time::{Duration, Instant},
 };
 
-/// The token of events of a pair's sockets.
-pub(in crate::bind) const SOCKET: Token = Token(1);
+/// The tokens of events of a pair's sockets, by family.
+const SOCKETS: [Token; 2] = [Token(1), Token(5)];
 
 /// The number of attempts to open both families on a port that the system chose for the first of them.
 const PORT_TRIES: usize = 100;
@@ -80,7 +80,7 @@ pub(super) struct Wanted {
 /// The sockets of both families.
 pub(in crate::bind) struct Pair {
     /// The registries of the sockets of each family.
-    registries: [Registry; 2],
+    registries: [Arc<Registry>; 2],
     /// Locked for reading while sending and receiving, which block for no longer than the patience of the options; for
     /// writing to replace the sockets.
     sockets: RwLock<Option<Sockets>>,
@@ -92,7 +92,7 @@ pub(in crate::bind) struct Pair {
 }
 
 impl Pair {
-    pub(in crate::bind) fn new(registries: [Registry; 2]) -> Self {
+    pub(in crate::bind) fn new(registries: [Arc<Registry>; 2]) -> Self {
         Self {
             registries,
             sockets: RwLock::new(None),
@@ -104,7 +104,7 @@ impl Pair {
     }
 
     /// Returns one of the registries of the sockets.
-    pub(in crate::bind) const fn registry(&self) -> &Registry {
+    pub(in crate::bind) const fn registry(&self) -> &Arc<Registry> {
         &self.registries[0]
     }
 
@@ -225,20 +225,38 @@ impl Pair {
         self.counters.read()
     }
 
-    /// Fills free slots of `batch` with received datagrams of both families. Returns their number, and whether there
-    /// may be more although none were received.
+    /// Reports an event of a poll with this token. A token of others is ignored.
+    pub(super) fn set_ready(&self, token: Token) {
+        for family in BOTH {
+            if SOCKETS[family as usize] == token {
+                self.with_socket(family, Socket::set_ready);
+            }
+        }
+    }
+
+    /// Returns whether no datagrams were left in any socket when it was last received from, and no event has been
+    /// reported since.
+    pub(super) fn is_drained(&self) -> bool {
+        self.with_sockets(|sockets| !sockets.each.iter().any(Socket::is_ready)).unwrap_or(true)
+    }
+
+    /// Fills free slots of `batch` with received datagrams: of both families, or only of those that are `ready`.
+    /// Returns their number, and whether there may be more although none were received.
     ///
     /// # Errors
     /// If a socket was lost. That is returned once; from then on its family receives nothing.
-    pub(in crate::bind) fn recv(&self, batch: &mut RecvBatch) -> io::Result<(usize, bool)> {
+    pub(in crate::bind) fn recv(&self, batch: &mut RecvBatch, ready: bool) -> io::Result<(usize, bool)> {
         let before = batch.len();
         self.with_sockets(|sockets| {
             // The families alternate in who is first, or else a busy one could fill every batch.
             let turn = sockets.turn.fetch_add(1, Relaxed);
             let mut more = false;
             for i in 0..sockets.each.len() {
-                // A loss is checked below, so that received datagrams are returned first.
-                more |= sockets.each[(turn + i) % sockets.each.len()].recv(batch, &self.counters).unwrap_or(false);
+                let socket = &sockets.each[(turn + i) % sockets.each.len()];
+                if !ready || socket.is_ready() {
+                    // A loss is checked below, so that received datagrams are returned first.
+                    more |= socket.recv(batch, &self.counters).unwrap_or(false);
+                }
             }
             match batch.len() - before {
                 0 => sockets.each.iter().find_map(Socket::take_loss).map_or(Ok((0, more)), Err),
@@ -333,7 +351,11 @@ impl Pair {
     }
 
     fn register(&self, mut socket: Socket) -> io::Result<Socket> {
-        self.registries[socket.family as usize].register(&mut socket.io, SOCKET, Interest::READABLE)?;
+        self.registries[socket.family as usize].register(
+            &mut socket.io,
+            SOCKETS[socket.family as usize],
+            Interest::READABLE,
+        )?;
         Ok(socket)
     }
 

@@ -62,6 +62,9 @@ pub(super) struct Socket {
     /// Whether all datagrams are dropped.
     blackhole: AtomicBool,
     health: Health,
+    /// Whether datagrams may wait, or a loss is to be reported. Set by an event of the poll; cleared when the socket was
+    /// found empty, from when on the next datagram is an event.
+    ready: AtomicBool,
 }
 
 /// Creates a socket without an address, passes it to the hook, prepares it and binds it to its interface. If it were
@@ -131,7 +134,9 @@ impl Socket {
         let io = UdpSocket::from_std(socket.into());
         let (interface, blackhole) = (AtomicU32::new(egress.interface), AtomicBool::new(egress.blackhole));
         let any_interface = options.any_interface;
-        Ok(Self { io, family, driver, interface, any_interface, blackhole, health: Health::default() })
+        // What arrives before it is registered, or has its place, may be no event.
+        let (health, ready) = (Health::default(), AtomicBool::new(true));
+        Ok(Self { io, family, driver, interface, any_interface, blackhole, health, ready })
     }
 
     /// Sends as much as possible. Returns whether the socket was found to be lost.
@@ -156,12 +161,30 @@ impl Socket {
     /// # Errors
     /// If the socket is lost, now or since an earlier call.
     pub(super) fn recv(&self, batch: &mut RecvBatch, counters: &Counters) -> io::Result<bool> {
-        self.health.receive(counters, || self.driver.recv(&self.io, batch, counters))
+        let mut is_empty = false;
+        let received = self.health.receive(counters, || {
+            let received = self.driver.recv(&self.io, batch, counters);
+            is_empty = received.as_ref().map_or_else(|err| err.kind() == io::ErrorKind::WouldBlock, |empty| *empty);
+            received.map(drop)
+        });
+        let is_ready = if received.is_err() { self.health.has_untold_loss() } else { !is_empty };
+        self.ready.store(is_ready, Relaxed);
+        received
+    }
+
+    /// Reports an event of the poll.
+    pub(super) fn set_ready(&self) {
+        self.ready.store(true, Relaxed);
+    }
+
+    /// Returns whether datagrams may wait, or a loss is to be reported.
+    pub(super) fn is_ready(&self) -> bool {
+        self.ready.load(Relaxed)
     }
 
     /// Returns why the socket was lost, once.
     pub(super) fn take_loss(&self) -> Option<io::Error> {
-        self.health.take_loss()
+        self.health.take_loss().inspect(|_| self.ready.store(false, Relaxed))
     }
 
     /// Returns whether several datagrams can be sent as one message.

@@ -75,10 +75,13 @@ impl Vnet {
     pub(super) fn read(&self, fd: &PacketFd, reading: &mut Reading, arena: &mut PacketArena) -> io::Result<usize> {
         let before = arena.slots().len();
         while reading.drain(arena) {
-            let Reading { buffer, kept, drops } = reading;
+            let Reading { buffer, kept, drops, is_drained } = reading;
             let len = match fd.receive(&mut [IoSliceMut::new(buffer)], drops) {
                 Ok(Some(len)) => len,
-                Ok(None) => break,
+                Ok(None) => {
+                    *is_drained = true;
+                    break;
+                }
                 // Return the packets read so far; the error will be repeated.
                 Err(_) if arena.slots().len() > before => break,
                 Err(err) => return Err(err),

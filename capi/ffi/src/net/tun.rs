@@ -80,8 +80,8 @@ impl Tun for NetTun {
         self.stack.wait(timeout)
     }
 
-    fn register(&self, registry: &mio::Registry, token: mio::Token) -> io::Result<bool> {
-        self.stack.register(registry, token)
+    fn register(&self, registry: &Arc<mio::Registry>, tokens: [mio::Token; 2]) -> io::Result<bool> {
+        self.stack.register(registry, tokens)
     }
 
     fn deregister(&self, registry: &mio::Registry) -> io::Result<()> {
