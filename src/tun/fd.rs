@@ -137,7 +137,10 @@ impl Tun for FdTun {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::{error::ErrorKind, tun::packet_fd::PATIENCE};
+    use crate::{
+        error::ErrorKind,
+        tun::{MAX_PACKET, packet_fd::PATIENCE},
+    };
     use socket2::Type;
     use std::{
         fs::File,
@@ -215,6 +218,39 @@ mod tests {
             assert_eq!(Read::read(&mut &app, &mut buffer).unwrap(), 20);
             assert_eq!(Read::read(&mut &app, &mut buffer).unwrap(), 30);
         }
+    }
+
+    #[test]
+    fn packets_of_any_length_are_read_in_place_or_not() {
+        let (tun, app) = pair(Type::DGRAM, 1280);
+        let packet: Vec<u8> = (0..MAX_PACKET as u32 + 10).map(|i| (i >> 3) as u8).collect();
+        let sent = [1, 1280, 1281, 30_000, 1280, MAX_PACKET, 20];
+        for bytes in [66_000, 100_000, 200_000] {
+            let (mut arena, mut lens) = (arena(bytes, 1280), Vec::new());
+            for len in sent.iter().chain([&(MAX_PACKET + 1), &(MAX_PACKET + 10)]) {
+                // Each waits until there is room for it in the socket.
+                while app.send(&packet[..*len]).is_err() {
+                    assert!(tun.read(&mut arena).unwrap() > 0);
+                    lens.extend(take(&mut arena, &packet));
+                }
+            }
+            while tun.read(&mut arena).unwrap() > 0 {
+                lens.extend(take(&mut arena, &packet));
+            }
+            assert_eq!(lens, sent, "{bytes}");
+        }
+        assert_eq!(tun.read_drops(), 6);
+    }
+
+    /// The lengths of the packets in the arena, which is then empty. All have the same bytes.
+    fn take(arena: &mut PacketArena, packet: &[u8]) -> Vec<usize> {
+        let lens = arena.slots().iter().map(|slot| {
+            assert!(arena.packet(*slot) == &packet[..slot.len]);
+            slot.len
+        });
+        let lens = lens.collect();
+        arena.clear(1280);
+        lens
     }
 
     /// As it would be with a `utun`.

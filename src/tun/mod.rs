@@ -136,13 +136,51 @@ impl PacketArena {
     /// Returns room for a packet of up to `max` bytes; `None` if there is none until the arena is cleared. The bytes
     /// are not cleared. Call [`commit`](Self::commit) afterwards, or the room is reused.
     pub fn reserve(&mut self, max: usize) -> Option<&mut [u8]> {
+        self.reserve_behind(0, max)
+    }
+
+    /// Returns room as [`reserve`](Self::reserve) does, with `front` bytes before it for a header that is not part of
+    /// the packet, at most [`HEADROOM`]. `commit` then takes the packet's length without it.
+    pub fn reserve_behind(&mut self, front: usize, max: usize) -> Option<&mut [u8]> {
         let start = self.used + HEADROOM;
         // Padding adds at most 15 bytes.
         let end = start.checked_add(max)?.checked_add(15 + TAILROOM)?;
-        if self.slots.len() == self.max_slots || end > self.buffer.len() {
+        if front > HEADROOM || self.slots.len() == self.max_slots || end > self.buffer.len() {
             return None;
         }
-        Some(&mut self.buffer[start..start + max])
+        Some(&mut self.buffer[start - front..start + max])
+    }
+
+    /// Spreads a packet that was read into reserved room: piece `i` of the bytes behind its first `headers` becomes the
+    /// end of a packet of its own, which begins with room for `headers` bytes. All pieces have `size` bytes, except for
+    /// the last one. `finish` is called for each of them with its number, the room and the piece; then they are
+    /// committed. Returns false if there is no room for all of them, and nothing has changed.
+    pub(in crate::tun) fn spread(
+        &mut self,
+        len: usize,
+        headers: usize,
+        size: usize,
+        mut finish: impl FnMut(usize, &mut [u8], &mut [u8]),
+    ) -> bool {
+        let (start, payload) = (self.used + HEADROOM, len - headers);
+        let count = payload.div_ceil(size);
+        let stride = HEADROOM + (self.pad)(headers + size, self.mtu) + TAILROOM;
+        let end = start + count * stride;
+        if self.slots.len() + count > self.max_slots || end > self.buffer.len() {
+            return false;
+        }
+        // From the last: each moves to a place behind the pieces that have not been moved yet.
+        for i in (0..count).rev() {
+            let piece = i * size..payload.min((i + 1) * size);
+            let (from, to) = (start + headers + piece.start, start + i * stride);
+            self.buffer.copy_within(from..from + piece.len(), to + headers);
+            let (head, body) = self.buffer[to..to + headers + piece.len()].split_at_mut(headers);
+            finish(i, head, body);
+        }
+        for i in 0..count {
+            self.commit(headers + size.min(payload - i * size));
+        }
+        true
     }
 
     /// Keeps the first `len` reserved bytes as a packet, and clears its padding.

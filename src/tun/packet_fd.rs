@@ -110,7 +110,12 @@ impl PacketFd {
     /// Reads once into `parts`; returns `None` if there is nothing now. Counts dropped packets.
     pub(super) fn receive(&self, parts: &mut [IoSliceMut<'_>], drops: &mut u64) -> io::Result<Option<usize>> {
         loop {
-            match (&self.file).read_vectored(parts) {
+            // One buffer takes less time than a list of one.
+            let read = match &mut *parts {
+                [part] => (&self.file).read(part),
+                parts => (&self.file).read_vectored(parts),
+            };
+            match read {
                 // For datagrams an empty read is a datagram; for anything else it is the end.
                 Ok(0) if self.kind == Kind::Datagram => *drops += 1,
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -127,7 +132,10 @@ impl PacketFd {
     pub(super) fn send(&self, parts: &[IoSlice<'_>], patience: &mut Patience) -> io::Result<()> {
         loop {
             let result = if self.kind == Kind::Device {
-                (&self.file).write_vectored(parts)
+                match parts {
+                    [part] => (&self.file).write(part),
+                    parts => (&self.file).write_vectored(parts),
+                }
             } else {
                 // Without a signal to the host's process if the other side was closed.
                 SockRef::from(&self.file).send_vectored_with_flags(parts, NO_SIGNAL)
@@ -161,7 +169,8 @@ impl PacketIo for PacketFd {
         self
     }
 
-    /// Reads packets up to `usual` bytes in place, and longer ones into the buffer.
+    /// Reads in place while the arena has room for any packet; then packets up to `usual` bytes in place, and longer ones
+    /// into the buffer.
     fn read(&self, reading: &mut Reading, arena: &mut PacketArena, usual: u16) -> io::Result<usize> {
         let before = arena.slots().len();
         if !reading.drain(arena) {
@@ -169,11 +178,17 @@ impl PacketIo for PacketFd {
         }
         let Reading { buffer, kept, drops, is_drained } = reading;
         let usual = usize::from(usual);
-        let mut family = [0; FAMILY_LEN];
         let front = if self.has_family { FAMILY_LEN } else { 0 };
-        while let Some(room) = arena.reserve(usual) {
-            let parts = &mut [IoSliceMut::new(&mut family), IoSliceMut::new(room), IoSliceMut::new(buffer)];
-            let len = match self.receive(&mut parts[usize::from(front == 0)..], drops) {
+        loop {
+            // One byte more shows that a packet is too long.
+            let received = if let Some(room) = arena.reserve_behind(front, MAX_PACKET + 1) {
+                self.receive(&mut [IoSliceMut::new(room)], drops)
+            } else if let Some(room) = arena.reserve_behind(front, usual) {
+                self.receive(&mut [IoSliceMut::new(room), IoSliceMut::new(buffer)], drops)
+            } else {
+                break;
+            };
+            let len = match received {
                 Ok(Some(len)) if len <= front => {
                     *drops += 1;
                     continue;
@@ -187,15 +202,14 @@ impl PacketIo for PacketFd {
                 Err(_) if arena.slots().len() > before => break,
                 Err(err) => return Err(err),
             };
-            if len <= usual {
-                arena.commit(len);
-            } else if len > MAX_PACKET {
+            if len > MAX_PACKET {
                 *drops += 1;
-            } else {
+            } else if len <= usual || arena.reserve(MAX_PACKET + 1).is_some() {
+                arena.commit(len);
+            } else if let Some(room) = arena.reserve(usual) {
                 // The same room again, since nothing was committed.
-                let in_place = room.len();
-                buffer.copy_within(..len - in_place, in_place);
-                buffer[..in_place].copy_from_slice(room);
+                buffer.copy_within(..len - usual, usual);
+                buffer[..usual].copy_from_slice(room);
                 if !arena.push(&buffer[..len]) {
                     *kept = Some((Split::WHOLE, 0..len));
                     break;

@@ -76,7 +76,7 @@ impl Vnet {
         let before = arena.slots().len();
         while reading.drain(arena) {
             let Reading { buffer, kept, drops, is_drained } = reading;
-            let len = match fd.receive(&mut [IoSliceMut::new(buffer)], drops) {
+            let len = match fd.receive(&mut [IoSliceMut::new(self.room(arena).unwrap_or(buffer))], drops) {
                 Ok(Some(len)) => len,
                 Ok(None) => {
                     *is_drained = true;
@@ -86,9 +86,15 @@ impl Vnet {
                 Err(_) if arena.slots().len() > before => break,
                 Err(err) => return Err(err),
             };
-            let (header, packet) = buffer[..len].split_at(self.header_len.min(len));
+            let (header, packet) = self.room(arena).unwrap_or(buffer)[..len].split_at(self.header_len.min(len));
             match VnetHeader::parse(header).and_then(|header| Split::new(&header, packet)) {
-                Ok(split) => *kept = Some((split, self.header_len..len)),
+                Ok(split) if self.room(arena).is_some() && split.in_place(len - self.header_len, arena) => (),
+                Ok(split) => {
+                    if let Some(room) = self.room(arena) {
+                        buffer[..len].copy_from_slice(&room[..len]);
+                    }
+                    *kept = Some((split, self.header_len..len));
+                }
                 Err(malformed) => {
                     *drops += 1;
                     tracing::trace!(?malformed, len, "dropped a packet of the kernel");
@@ -96,6 +102,12 @@ impl Vnet {
             }
         }
         Ok(arena.slots().len() - before)
+    }
+
+    /// Returns room in the arena for any packet, which is processed there: its header lies where that of the data message
+    /// will be. `None` if there is no room.
+    fn room<'a>(&self, arena: &'a mut PacketArena) -> Option<&'a mut [u8]> {
+        arena.reserve_behind(self.header_len, MAX_PACKET + 1)
     }
 
     /// Writes packets, coalesced into as few large ones as possible, and returns how many were taken.
@@ -248,6 +260,53 @@ mod tests {
         app.send(&[0x47; 100]).unwrap();
         assert_eq!(read(), [vec![0x46; 5000], vec![0x47; 100]]);
         assert_eq!(tun.drops(), 0);
+    }
+
+    /// The packets that are read if the kernel has these, into arenas of so many bytes. All of them wait from the start,
+    /// or each one until those before were read.
+    fn packets_of(kernels: &[Vec<u8>], bytes: usize, all_at_once: bool) -> Vec<Vec<u8>> {
+        let (tun, kernel) = tun(true);
+        let (mut arena, mut packets) = (arena(bytes), Vec::new());
+        for batch in kernels.chunks(if all_at_once { kernels.len() } else { 1 }) {
+            batch.iter().for_each(|packet| assert_eq!(kernel.send(packet).unwrap(), packet.len()));
+            while tun.read(&mut arena, 1420).unwrap() > 0 {
+                for slot in arena.slots() {
+                    let message = &arena.bytes()[slot.message()];
+                    packets.push(message[16..16 + slot.len].to_vec());
+                    assert!(message[16 + slot.len..16 + slot.padded].iter().all(|&byte| byte == 0), "padding");
+                }
+                arena.clear(1420);
+            }
+        }
+        assert_eq!(tun.drops(), 0);
+        packets
+    }
+
+    #[test]
+    fn packets_are_the_same_whether_they_are_read_in_place_or_not() {
+        let plain = |len| [vec![0; LEN], vec![0x45; len]].concat();
+        let mut with_checksum = large(500, 500);
+        with_checksum[1..6].fill(0); // no segments
+        let kernels = [
+            plain(60),
+            large(5000, 1000),
+            with_checksum,
+            large(1, 1000),
+            large(20_000, 1380),
+            plain(1420),
+            large(40_001, 1379),
+            large(130, 1), // more segments than an arena has slots
+            plain(60_000),
+            plain(1),
+        ];
+        // Too small for reading in place, which takes 64 KiB; large enough for it; and large enough at first.
+        let expected = packets_of(&kernels, 62_000, false);
+        assert_eq!(expected.len(), 5 + 5 + 1 + 15 + 30 + 130);
+        for bytes in [200_000, 70_000, 90_000] {
+            for all_at_once in [true, false] {
+                assert!(packets_of(&kernels, bytes, all_at_once) == expected, "{bytes} {all_at_once}");
+            }
+        }
     }
 
     #[test]

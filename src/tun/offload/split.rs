@@ -28,6 +28,9 @@ struct Segments {
     pseudo: Sum,
 }
 
+/// The longest headers that are replaced in place: those of TCP over IPv4 or IPv6, with all options of IPv4 and TCP.
+const MAX_HEADERS: usize = 120;
+
 /// A packet of the kernel that is being moved into an arena, possibly in several rounds.
 #[derive(Clone, Copy, Debug)]
 pub struct Split {
@@ -63,6 +66,37 @@ impl Split {
         Ok(Self { work, offset: 0, index: 0 })
     }
 
+    /// Processes a packet of `len` bytes, the one passed to [`new`](Self::new), in the room of the arena that it was
+    /// read into. Returns false if there is no room for all of its segments: nothing has changed then, and the packet is
+    /// to be moved by [`fill`](Self::fill).
+    pub(in crate::tun) fn in_place(&self, len: usize, arena: &mut PacketArena) -> bool {
+        match self.work {
+            Work::Copy => arena.commit(len),
+            Work::Checksum { start, field } => {
+                let Some(packet) = arena.reserve(len) else {
+                    return false;
+                };
+                complete(packet, start, field);
+                arena.commit(len);
+            }
+            Work::Segments(segments) => {
+                let mut buffer = [0; MAX_HEADERS];
+                let (Some(room), Some(headers)) = (arena.reserve(len), buffer.get_mut(..segments.headers)) else {
+                    return false;
+                };
+                headers.copy_from_slice(&room[..segments.headers]);
+                let payload = len - segments.headers;
+                return arena.spread(len, segments.headers, segments.size, |i, head, body| {
+                    head.copy_from_slice(headers);
+                    let offset = i * segments.size;
+                    // A packet has at most 65,535 bytes.
+                    segments.fix(head, body, offset, i as u16, offset + body.len() == payload);
+                });
+            }
+        }
+        true
+    }
+
     /// Moves the rest of `packet`, the one passed to [`new`](Self::new), into the arena. Returns false if there was no
     /// room for all of it: call it again with an arena that has room.
     pub fn fill(&mut self, packet: &[u8], arena: &mut PacketArena) -> bool {
@@ -73,8 +107,7 @@ impl Split {
                     return false;
                 };
                 room.copy_from_slice(packet);
-                let sum = Sum::default().bytes(&room[start..]).finish_nonzero();
-                room[field..field + 2].copy_from_slice(&sum);
+                complete(room, start, field);
                 arena.commit(packet.len());
                 true
             }
@@ -163,6 +196,12 @@ impl Segments {
         let sum = self.pseudo.number(l4_len).bytes(l4).bytes(body).finish_nonzero();
         l4[field..field + 2].copy_from_slice(&sum);
     }
+}
+
+/// Completes the checksum of the bytes from `start`.
+fn complete(packet: &mut [u8], start: usize, field: usize) {
+    let sum = Sum::default().bytes(&packet[start..]).finish_nonzero();
+    packet[field..field + 2].copy_from_slice(&sum);
 }
 
 /// Returns the protocol behind an IPv4 header of `l4` bytes, if it is valid and the packet is not a fragment.
