@@ -40,6 +40,9 @@ const QUEUE: usize = 64 << 20;
 /// The maximum number of messages in one system call. With GSO and GRO each has up to 64 datagrams.
 const MESSAGES: usize = 16;
 
+/// The number of slots that a tunnel receives into.
+const FEW_MESSAGES: usize = 8;
+
 /// The number of datagrams that every kernel with GSO accepts as one message (128 since Linux 6.7).
 const MAX_SEGMENTS: usize = 64;
 
@@ -116,10 +119,38 @@ impl Driver {
 impl Drive for Driver {
     fn send(&self, socket: &UdpSocket, outgoing: &mut Outgoing<'_>, counters: &Counters) {
         let socket = socket.as_fd();
-        if outgoing.messages(1).next().is_none() {
-            return;
+        let mut messages = outgoing.messages(if self.gso.load(Relaxed) { MAX_SEGMENTS } else { 1 });
+        match (messages.next(), messages.next()) {
+            (None, _) => {}
+            // The reply to a single packet.
+            (Some(_), None) => self.send_by(&mut Frame::<1>::new(), socket, outgoing, counters),
+            (Some(_), Some(_)) => self.send_by(&mut Frame::<MESSAGES>::new(), socket, outgoing, counters),
         }
-        let mut frame = Frame::new();
+    }
+
+    fn recv(&self, socket: &UdpSocket, batch: &mut RecvBatch, counters: &Counters) -> io::Result<bool> {
+        let socket = socket.as_fd();
+        self.match_slots(socket, batch.slot_len());
+        if batch.slots() <= FEW_MESSAGES {
+            self.recv_by(&mut Frame::<FEW_MESSAGES>::new(), socket, batch, counters)
+        } else {
+            self.recv_by(&mut Frame::<MESSAGES>::new(), socket, batch, counters)
+        }
+    }
+
+    fn joins(&self) -> bool {
+        self.gso.load(Relaxed)
+    }
+}
+
+impl Driver {
+    fn send_by<const N: usize>(
+        &self,
+        frame: &mut Frame<N>,
+        socket: BorrowedFd<'_>,
+        outgoing: &mut Outgoing<'_>,
+        counters: &Counters,
+    ) {
         loop {
             let segments = if self.gso.load(Relaxed) { MAX_SEGMENTS } else { 1 };
             match frame.send(socket, outgoing.messages(segments)) {
@@ -142,10 +173,14 @@ impl Drive for Driver {
         }
     }
 
-    fn recv(&self, socket: &UdpSocket, batch: &mut RecvBatch, counters: &Counters) -> io::Result<bool> {
-        let socket = socket.as_fd();
-        self.match_slots(socket, batch.slot_len());
-        let mut frame = Frame::new();
+    /// Returns whether the socket was found empty after the last datagram.
+    fn recv_by<const N: usize>(
+        &self,
+        frame: &mut Frame<N>,
+        socket: BorrowedFd<'_>,
+        batch: &mut RecvBatch,
+        counters: &Counters,
+    ) -> io::Result<bool> {
         let (count, asked) = frame.recv(socket, batch.free_slots(), self.family)?;
         for i in 0..count {
             let (meta, truncated) = frame.received(i, self.family, self.interfaces);
@@ -158,12 +193,6 @@ impl Drive for Driver {
         Ok(count < asked)
     }
 
-    fn joins(&self) -> bool {
-        self.gso.load(Relaxed)
-    }
-}
-
-impl Driver {
     /// Returns the meaning of a send error for the first message.
     fn judge(&self, errno: i32, gso: bool, counters: &Counters) -> Refusal {
         match errno {
@@ -260,23 +289,24 @@ impl Name {
     }
 }
 
-/// The arrays for `sendmmsg` and `recvmmsg`. Their pointers are valid only during a call.
-struct Frame {
-    headers: [libc::mmsghdr; MESSAGES],
-    vectors: [libc::iovec; MESSAGES],
-    names: [Name; MESSAGES],
-    controls: [Control; MESSAGES],
+/// The arrays for `sendmmsg` and `recvmmsg` with up to `N` messages; to clear 240 bytes for each takes time. Their
+/// pointers are valid only during a call.
+struct Frame<const N: usize> {
+    headers: [libc::mmsghdr; N],
+    vectors: [libc::iovec; N],
+    names: [Name; N],
+    controls: [Control; N],
 }
 
-impl Frame {
+impl<const N: usize> Frame<N> {
     fn new() -> Self {
         Self {
             // SAFETY: null pointers and zero lengths are valid.
             headers: unsafe { mem::zeroed() },
             // SAFETY: as above.
             vectors: unsafe { mem::zeroed() },
-            names: [Name::EMPTY; MESSAGES],
-            controls: [Control::EMPTY; MESSAGES],
+            names: [Name::EMPTY; N],
+            controls: [Control::EMPTY; N],
         }
     }
 
@@ -295,7 +325,7 @@ impl Frame {
     /// Sends the first messages of `messages` and returns how many the system accepted; 0 if there are none.
     fn send<'a>(&mut self, socket: BorrowedFd<'_>, messages: impl Iterator<Item = Message<'a>>) -> io::Result<usize> {
         let mut count = 0;
-        for message in messages.take(MESSAGES) {
+        for message in messages.take(N) {
             let (name, name_len) = Name::new(message.to);
             self.names[count] = name;
             attach(&mut self.controls[count], &message);
@@ -322,7 +352,7 @@ impl Frame {
             Family::V6 => size_of::<libc::sockaddr_in6>(),
         };
         let mut count = 0;
-        for slot in slots.take(MESSAGES) {
+        for slot in slots.take(N) {
             let room = self.controls[count].room();
             self.point(count, slot.as_mut_ptr(), slot.len(), name_len, room);
             count += 1;
