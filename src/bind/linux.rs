@@ -187,9 +187,9 @@ impl Driver {
             counters.truncated.fetch_add(truncated.into(), Relaxed);
             batch.push(meta);
         }
-        // `recvmmsg` of a socket that does not block ends early only if the socket is empty, or because of an error that
-        // has occurred since the call began. The next call reports that error, and it is an event of its own in a poll:
-        // the datagrams behind it do not wait for other ones.
+        // `recvmmsg` of a socket that does not block ends early only if the socket is empty, or because of an error
+        // that has occurred since the call began. The next call reports that error, and it is an event of its own in a
+        // poll: the datagrams behind it do not wait for other ones.
         Ok(count < asked)
     }
 

@@ -385,8 +385,8 @@ pub trait Bind: Send + Sync {
     /// `wait`. The receiver should open new sockets.
     fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize>;
 
-    /// Returns whether the last `recv` found that no datagrams were left, although it may have returned some: calling it
-    /// again is then unnecessary. It is called on the thread that receives. False, the default, if that is unknown.
+    /// Returns whether the last `recv` found that no datagrams were left, although it may have returned some: calling
+    /// it again is then unnecessary. It is called on the thread that receives. False, the default, if that is unknown.
     fn is_drained(&self) -> bool {
         false
     }

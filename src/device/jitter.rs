@@ -1,7 +1,7 @@
 //! Random times that are added to timers, so that two peers do not keep colliding.
 //!
-//! They are no secret, but one is needed for each request and reply: so they are computed from a counter, and the source
-//! of randomness is read only once.
+//! They are no secret, but one is needed for each request and reply: so they are computed from a counter, and the
+//! source of randomness is read only once.
 
 use std::{
     sync::{

@@ -292,9 +292,10 @@ pub trait Tun: Send + Sync {
     fn wait(&self, timeout: Option<Duration>) -> io::Result<()>;
 
     /// Registers with another poll until [`deregister`](Self::deregister), so that one thread can wait for this and for
-    /// other sources. The first token becomes ready when packets may be read, the second when [`wait`](Self::wait) would
-    /// end for another reason: the thread then calls `wait` with a time limit of zero before it reads again. A TUN that
-    /// cannot separate the two uses the second token for both. Returns false, the default, if this is not supported.
+    /// other sources. The first token becomes ready when packets may be read, the second when [`wait`](Self::wait)
+    /// would end for another reason: the thread then calls `wait` with a time limit of zero before it reads again. A
+    /// TUN that cannot separate the two uses the second token for both. Returns false, the default, if this is not
+    /// supported.
     ///
     /// # Errors
     /// Errors of the system. It is not registered then.

@@ -169,8 +169,8 @@ impl PacketIo for PacketFd {
         self
     }
 
-    /// Reads in place while the arena has room for any packet; then packets up to `usual` bytes in place, and longer ones
-    /// into the buffer.
+    /// Reads in place while the arena has room for any packet; then packets up to `usual` bytes in place, and longer
+    /// ones into the buffer.
     fn read(&self, reading: &mut Reading, arena: &mut PacketArena, usual: u16) -> io::Result<usize> {
         let before = arena.slots().len();
         if !reading.drain(arena) {

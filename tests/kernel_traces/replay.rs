@@ -52,8 +52,8 @@ const fn lateness(seconds: u64) -> Duration {
 const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
 const PEER_INNER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
 
-/// Randomness that makes every jitter zero, which is the seed of 8 bytes. Four bytes at a time, which are the indices of
-/// sessions, count up.
+/// Randomness that makes every jitter zero, which is the seed of 8 bytes. Four bytes at a time, which are the indices
+/// of sessions, count up.
 #[derive(Default)]
 struct NoJitter(AtomicU32);
 

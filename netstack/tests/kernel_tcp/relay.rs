@@ -52,7 +52,8 @@ impl Relay {
         let poll = Poll::new().unwrap();
         let registry = poll.registry();
         registry.register(&mut SourceFd(&interface.as_raw_fd()), INTERFACE, Interest::READABLE).unwrap();
-        assert!(node.tun.register(registry, STACK).unwrap());
+        // The thread calls `wait` of the stack after each event, of whichever token.
+        assert!(node.tun.register(&Arc::new(registry.try_clone().unwrap()), [STACK; 2]).unwrap());
         let waker = Waker::new(registry, WAKER).unwrap();
         let shared = Arc::new(Shared::default());
         let both = Both {

@@ -62,8 +62,8 @@ pub(super) struct Socket {
     /// Whether all datagrams are dropped.
     blackhole: AtomicBool,
     health: Health,
-    /// Whether datagrams may wait, or a loss is to be reported. Set by an event of the poll; cleared when the socket was
-    /// found empty, from when on the next datagram is an event.
+    /// Whether datagrams may wait, or a loss is to be reported. Set by an event of the poll; cleared when the socket
+    /// was found empty, from when on the next datagram is an event.
     ready: AtomicBool,
 }
 

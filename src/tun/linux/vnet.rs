@@ -104,8 +104,8 @@ impl Vnet {
         Ok(arena.slots().len() - before)
     }
 
-    /// Returns room in the arena for any packet, which is processed there: its header lies where that of the data message
-    /// will be. `None` if there is no room.
+    /// Returns room in the arena for any packet, which is processed there: its header lies where that of the data
+    /// message will be. `None` if there is no room.
     fn room<'a>(&self, arena: &'a mut PacketArena) -> Option<&'a mut [u8]> {
         arena.reserve_behind(self.header_len, MAX_PACKET + 1)
     }
@@ -262,8 +262,8 @@ mod tests {
         assert_eq!(tun.drops(), 0);
     }
 
-    /// The packets that are read if the kernel has these, into arenas of so many bytes. All of them wait from the start,
-    /// or each one until those before were read.
+    /// The packets that are read if the kernel has these, into arenas of so many bytes. All of them wait from the
+    /// start, or each one until those before were read.
     fn packets_of(kernels: &[Vec<u8>], bytes: usize, all_at_once: bool) -> Vec<Vec<u8>> {
         let (tun, kernel) = tun(true);
         let (mut arena, mut packets) = (arena(bytes), Vec::new());

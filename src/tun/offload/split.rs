@@ -67,8 +67,8 @@ impl Split {
     }
 
     /// Processes a packet of `len` bytes, the one passed to [`new`](Self::new), in the room of the arena that it was
-    /// read into. Returns false if there is no room for all of its segments: nothing has changed then, and the packet is
-    /// to be moved by [`fill`](Self::fill).
+    /// read into. Returns false if there is no room for all of its segments: nothing has changed then, and the packet
+    /// is to be moved by [`fill`](Self::fill).
     pub(in crate::tun) fn in_place(&self, len: usize, arena: &mut PacketArena) -> bool {
         match self.work {
             Work::Copy => arena.commit(len),
