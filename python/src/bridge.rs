@@ -1,8 +1,8 @@
-//! What tunnels' threads have to tell an asyncio event loop, in batches.
+//! Notifications from the threads of tunnels to an asyncio event loop, in batches.
 //!
-//! A thread of a tunnel only appends to a queue, and writes one byte to a pipe if the loop is not about to look there
-//! anyway. It never waits for the interpreter. The loop reads the pipe like a socket, and works off the whole queue: it
-//! is woken once for a batch, and costs nothing while nothing happens.
+//! A thread of a tunnel only appends to a queue, and writes one byte to a pipe unless the loop is about to read the
+//! queue anyway. It never waits for the interpreter. The loop reads the pipe like a socket, and handles the whole
+//! queue: it wakes once for a batch, and never while idle.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -34,7 +34,7 @@ pub(crate) fn is_done(py: Python<'_>, future: &Py<PyAny>) -> PyResult<bool> {
     future.bind(py).call_method0(intern!(py, "done"))?.extract()
 }
 
-/// Those that are not done. Cancelled ones would pile up where nothing arrives.
+/// Removes futures that are done. Cancelled ones would otherwise accumulate while nothing arrives.
 pub(crate) fn still_waiting<T>(
     py: Python<'_>,
     all: impl IntoIterator<Item = T>,
@@ -49,24 +49,24 @@ pub(crate) fn still_waiting<T>(
     Ok(kept)
 }
 
-/// Something that a loop is told of.
+/// An object that is notified on a loop.
 pub(crate) trait Ready: Send + Sync {
-    /// Set while it is in a queue, so that it is there once.
+    /// Set while it is in a queue, so that it is queued once.
     fn queued(&self) -> &AtomicBool;
-    /// Goes on, on the loop's thread. `queued` is unset by then.
+    /// Continues on the loop's thread. `queued` has been cleared by then.
     fn ready(self: Arc<Self>, py: Python<'_>) -> PyResult<()>;
-    /// The loop has ended, and with it everything that waits. Called on any thread, without the interpreter.
+    /// Handles the end of the loop, and of everything that waits on it. Called on any thread, without the interpreter.
     fn abandon(&self);
-    /// Shows the garbage collector the objects that it keeps for as long as its loop is there.
+    /// Reports the objects that it keeps to the garbage collector, as long as its loop exists.
     fn traverse(&self, _visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         Ok(())
     }
 }
 
-/// What waits for the loop's thread, and how it is woken.
+/// The queue for the loop's thread, and how the thread is woken.
 struct Queue {
     items: VecDeque<Arc<dyn Ready>>,
-    /// There is one byte in the pipe.
+    /// There is a byte in the pipe.
     signalled: bool,
     reader: PipeReader,
     writer: PipeWriter,
@@ -90,30 +90,31 @@ impl Queue {
     }
 }
 
-/// The way to one event loop, from any thread.
+/// Posts objects to one event loop, from any thread.
 pub(crate) struct Bridge {
-    /// `None` when the loop has ended.
+    /// `None` after the end of the loop.
     queue: Mutex<Option<Queue>>,
     lingering: Lingerers,
-    /// What may be posted, by its address: to be abandoned when the loop ends.
+    /// The objects that may be posted, by address, which are abandoned when the loop ends.
     known: Mutex<HashMap<usize, Weak<dyn Ready>>>,
-    /// The loop has this bridge, by way of its [`Drainer`].
+    /// The loop refers to this bridge by its [`Drainer`].
     event_loop: Py<PyWeakrefReference>,
     /// `asyncio.Future`, and its subclass for reads.
     future: Py<PyAny>,
     read_future: Py<PyAny>,
-    /// Handlers' tasks: the loop itself keeps weak references only. They refer to it, so they go when it has ended.
+    /// The tasks of handlers, as the loop keeps weak references only. They refer to the loop, so they are released at
+    /// its end.
     tasks: Mutex<Option<Py<PySet>>>,
 }
 
-/// The loops that have a bridge: `id(loop)` to its [`Drainer`], which the loop owns.
+/// The loops that have a bridge: `id(loop)` and the [`Drainer`], which the loop owns.
 static LOOPS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 
 impl Bridge {
-    /// The bridge of the running event loop.
+    /// Returns the bridge of the running event loop.
     ///
     /// # Errors
-    /// `RuntimeError` without one.
+    /// `RuntimeError` without a running loop.
     pub(crate) fn current(py: Python<'_>) -> PyResult<Arc<Self>> {
         let asyncio = py.import("asyncio")?;
         let event_loop = asyncio.getattr("get_running_loop")?.call0()?;
@@ -149,7 +150,7 @@ impl Bridge {
         Ok(bridge)
     }
 
-    /// Has `item` abandoned when the loop ends.
+    /// Registers `item` to be abandoned when the loop ends.
     pub(crate) fn introduce(&self, item: Weak<dyn Ready>) {
         let mut known = lock(&self.known);
         // When it is full: so each item is looked at a few times in all.
@@ -165,7 +166,7 @@ impl Bridge {
         lock(&self.queue).is_none()
     }
 
-    /// Has the loop go on with `item`.
+    /// Posts `item`, which then continues on the loop.
     pub(crate) fn post(&self, item: Arc<dyn Ready>) {
         {
             let mut queue = lock(&self.queue);
@@ -180,7 +181,7 @@ impl Bridge {
         item.abandon();
     }
 
-    /// Puts back what the loop's thread has not come to.
+    /// Returns unhandled items of the loop's thread to the queue.
     fn put_back(&self, mut rest: VecDeque<Arc<dyn Ready>>) {
         if let Some(queue) = &mut *lock(&self.queue) {
             rest.append(&mut queue.items);
@@ -189,10 +190,10 @@ impl Bridge {
         }
     }
 
-    /// A future of the loop that is not done.
+    /// Returns a pending future of the loop.
     ///
     /// # Errors
-    /// `RuntimeError` when the loop is gone.
+    /// `RuntimeError` after the end of the loop.
     pub(crate) fn future<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         self.make(py, &self.future)
     }
@@ -204,38 +205,38 @@ impl Bridge {
         class.bind(py).call((), Some(&arguments))
     }
 
-    /// The same for a read: bytes that it has, and that a cancelled task does not take, go to `give_back`.
+    /// Returns a pending future for a read: bytes that a cancelled task does not take are passed to `give_back`.
     pub(crate) fn read_future<'py>(&self, py: Python<'py>, give_back: &Py<PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let future = self.make(py, &self.read_future)?;
         future.setattr(intern!(py, "give_back"), give_back)?;
         Ok(future)
     }
 
-    /// A future that is done.
+    /// Returns a completed future.
     pub(crate) fn done<'py>(&self, py: Python<'py>, value: impl IntoPyObject<'py>) -> PyResult<Bound<'py, PyAny>> {
         let future = self.future(py)?;
         future.call_method1(intern!(py, "set_result"), (value,))?;
         Ok(future)
     }
 
-    /// A future that has failed.
+    /// Returns a failed future.
     pub(crate) fn failed<'py>(&self, py: Python<'py>, error: PyErr) -> PyResult<Bound<'py, PyAny>> {
         let future = self.future(py)?;
         future.call_method1(intern!(py, "set_exception"), (error,))?;
         Ok(future)
     }
 
-    /// The set of handlers' tasks; `None` when the loop has ended.
+    /// Returns the set of handlers' tasks; `None` after the end of the loop.
     pub(crate) fn tasks(&self, py: Python<'_>) -> Option<Py<PySet>> {
         lock(&self.tasks).as_ref().map(|tasks| tasks.clone_ref(py))
     }
 
-    /// The loop; `None` when it is gone.
+    /// Returns the loop; `None` after its end.
     pub(crate) fn event_loop<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
         self.event_loop.bind(py).upgrade()
     }
 
-    /// Reports what went wrong in a callback, as the loop does for its own: a request to exit ends the loop.
+    /// Reports an exception of a callback, as the loop does for its own callbacks: a request to exit ends the loop.
     pub(crate) fn report(&self, py: Python<'_>, message: &str, error: PyErr) -> PyResult<()> {
         if error.is_instance_of::<PySystemExit>(py) || error.is_instance_of::<PyKeyboardInterrupt>(py) {
             return Err(error);
@@ -249,7 +250,7 @@ impl Bridge {
         Ok(())
     }
 
-    /// Keeps a connection until it is over, or has been silent for [`LINGER`].
+    /// Keeps a connection until it has ended, or has made no progress for [`LINGER`].
     pub(crate) fn linger(&self, key: usize, connection: Arc<dyn Lingering>) {
         if lock(&self.queue).is_none() {
             return connection.give_up();
@@ -257,7 +258,7 @@ impl Bridge {
         self.lingering.insert(key, connection);
     }
 
-    /// Forgets a connection that is over.
+    /// Removes a connection that has ended.
     pub(crate) fn forget(&self, key: usize) {
         self.lingering.remove(key);
     }
@@ -272,9 +273,9 @@ impl Bridge {
         drop(tasks);
     }
 
-    /// Shows what is kept for as long as the loop is: so a loop that is dropped is freed with all that waits on it, and
-    /// while there is a loop nothing of that is garbage, although only a tunnel refers to it. Locks are taken and not
-    /// tried: the collector asks twice, and must get one answer.
+    /// Reports the objects that are kept as long as the loop exists. So a loop without references is freed with
+    /// everything that waits on it, and while the loop exists nothing of that is garbage, although only a tunnel refers
+    /// to it. Locks are not merely tried, because the collector asks twice and must get the same answer.
     fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         if let Some(tasks) = &*lock(&self.tasks) {
             visit.call(tasks)?;
@@ -284,7 +285,7 @@ impl Bridge {
     }
 }
 
-/// Ends the bridges of loops that are closed: something may keep one, such as the frames of an exception.
+/// Ends the bridges of closed loops, which may still be referenced, for example by the frames of an exception.
 fn end_closed_loops(loops: &Bound<'_, PyAny>) -> PyResult<()> {
     for drainer in loops.call_method0("values")?.try_iter()?.collect::<PyResult<Vec<_>>>()? {
         if let Ok(drainer) = drainer.cast_into::<Drainer>() {
@@ -311,12 +312,12 @@ impl process::Inherited for Bridge {
     }
 }
 
-/// What a loop calls when its pipe is readable. The loop owns it: when the loop is closed it goes, and ends the bridge.
+/// The callback of a loop for its readable pipe. The loop owns it: closing the loop drops it, which ends the bridge.
 #[pyclass(frozen, weakref, module = "wg_embed._native")]
 pub(crate) struct Drainer {
     bridge: Arc<Bridge>,
     process: Mark,
-    /// A call of `sweep` is due.
+    /// A call of `sweep` is scheduled.
     sweeps: AtomicBool,
 }
 

@@ -1,7 +1,7 @@
-//! One TCP connection or UDP flow of a mitmproxy server, as an asyncio stream sees it: what its program calls.
-//! `legacy.rs` and `modern.rs` have its two classes, which differ in what happens at the ends.
+//! One TCP connection or UDP flow of a mitmproxy server, as an asyncio stream: the functions for programs. `legacy.rs`
+//! and `modern.rs` have its two classes, which differ in the handling of ends.
 //!
-//! No function of Python is called with `state` locked: it could wait for this very lock.
+//! No function of Python is called while `state` is locked, as it could wait for this lock.
 
 mod serve;
 mod state;
@@ -32,29 +32,29 @@ use crate::{
 
 pub(crate) use self::state::Carrier;
 
-/// Bytes that may wait in front of the stack's own buffer before `drain` waits.
+/// The maximum number of bytes in front of the stack's own buffer before `drain` waits.
 const HIGH_WATER: usize = 64 * 1024;
 
-/// `drain` goes on when no more than this is left.
+/// `drain` returns when at most this number of bytes is left.
 const LOW_WATER: usize = 16 * 1024;
 
-/// Datagrams that may wait for room, in bytes; more are dropped.
+/// The maximum size of datagrams that wait for room, in bytes; further ones are dropped.
 const DATAGRAMS: usize = 256 * 1024;
 
-/// So many calls are answered at once, one after another, before the loop has its turn.
+/// The number of calls that are completed at once, one after another, before the loop gets its turn.
 const AT_ONCE: usize = 16;
 
-/// How a connection behaves at its ends.
+/// The behaviour of a connection at its ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Manner {
-    /// As mitmproxy_wireguard 0.1.23.
+    /// That of mitmproxy_wireguard 0.1.23.
     Legacy,
-    /// As mitmproxy_rs.
+    /// That of mitmproxy_rs.
     Modern,
 }
 
 impl Manner {
-    /// What functions without a result give.
+    /// Returns the result of functions without a value.
     pub(crate) fn nothing(self, py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
         match self {
             Self::Legacy => Ok(py.None().into_bound(py)),
@@ -63,23 +63,23 @@ impl Manner {
     }
 }
 
-/// What does not change.
+/// The constant properties.
 pub(crate) struct Info {
     pub(crate) manner: Manner,
     pub(crate) is_udp: bool,
-    /// Its number, of all connections or flows of its server.
+    /// Its number among all connections or flows of its server.
     pub(crate) number: u64,
     /// The client inside the tunnel.
     pub(crate) peer: SocketAddr,
     /// The UDP socket of the server.
     pub(crate) socket: SocketAddr,
-    /// Where the client's packets come from, if that is known.
+    /// The client's address outside the tunnel, if known.
     pub(crate) source: Option<SocketAddr>,
-    /// Where the client wants to go.
+    /// The destination that the client has dialled.
     pub(crate) destination: SocketAddr,
 }
 
-/// See the module.
+/// A connection; see the module.
 pub(crate) struct Connection {
     pub(crate) info: Info,
     queued: AtomicBool,
@@ -87,7 +87,7 @@ pub(crate) struct Connection {
     /// Whether the server was closed.
     server_gone: Arc<AtomicBool>,
     state: Mutex<State>,
-    /// Calls answered at once since the loop had its turn.
+    /// The number of calls completed at once since the loop had its turn.
     at_once: AtomicUsize,
     give_back: OnceLock<Py<PyAny>>,
     process: Mark,
@@ -133,7 +133,7 @@ impl Connection {
         self.bridge.post(self.clone());
     }
 
-    /// What a read of `most` bytes gives for an end. One of none tells nothing.
+    /// Returns the result of a read of `most` bytes at the end. A read of no bytes does not report it.
     fn end<'py>(&self, py: Python<'py>, state: &mut State, most: usize, gone: bool) -> PyResult<Bound<'py, PyAny>> {
         if most == 0 {
             return Ok(PyBytes::new(py, b"").into_any());
@@ -146,8 +146,8 @@ impl Connection {
         }
     }
 
-    /// Whether a call may be answered at once. Now and then it may not, as the loop has other things to do; after its
-    /// end it always may.
+    /// Returns whether a call may be completed at once. Sometimes it may not, so that the loop gets its turn; after the
+    /// end of the loop it always may.
     fn may_answer(&self) -> bool {
         self.at_once.fetch_add(1, Ordering::Relaxed) < AT_ONCE || self.bridge.has_ended()
     }
@@ -244,7 +244,7 @@ impl Connection {
         }
     }
 
-    /// A future of nothing that is done.
+    /// Returns a completed future without a value.
     pub(crate) fn done<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         self.bridge.done(py, self.info.manner.nothing(py)?)
     }
@@ -282,18 +282,18 @@ impl Connection {
         self.server_gone.load(Ordering::Acquire)
     }
 
-    /// In the old manner, every function but `is_closing` fails when the server is gone.
+    /// Checks the server: in the legacy behaviour, every function except `is_closing` fails after its end.
     fn check(&self) -> PyResult<()> {
         self.process.check()?;
         if self.info.manner == Manner::Legacy { self.check_server() } else { Ok(()) }
     }
 
-    /// In the modern manner, those fail that would change something.
+    /// Checks the connection: in the modern behaviour, functions that would change something fail.
     fn check_server(&self) -> PyResult<()> {
         if self.is_server_gone() { Err(server::shut_down(self.info.manner)) } else { Ok(()) }
     }
 
-    /// An address by its name, as a tuple, or the default; `KeyError` if there is neither.
+    /// Returns an address by its name, as a tuple, or the default; `KeyError` without either.
     pub(crate) fn extra_info<'py>(
         &self,
         py: Python<'py>,
@@ -328,7 +328,7 @@ impl Connection {
         format!("{class}({number}, peer={peer}, sock={sock}, src={source}, dst={dst})")
     }
 
-    /// The program has let go of the stream.
+    /// Handles that the program has dropped the stream.
     pub(crate) fn detach(self: &Arc<Self>) {
         if !self.process.is_current() {
             return process::leave(self);
@@ -340,7 +340,7 @@ impl Connection {
         }
     }
 
-    /// Ends it at once; what was not sent is lost.
+    /// Ends it at once; unsent data is lost.
     fn abort(self: &Arc<Self>) {
         let (carrier, waiting) = {
             let mut state = lock(&self.state);
@@ -359,7 +359,7 @@ impl Connection {
         }
     }
 
-    /// Ends it when everything was sent.
+    /// Ends it when all data has been sent.
     fn finish(self: &Arc<Self>) {
         let (is_over, waiting) = {
             let mut state = lock(&self.state);
@@ -379,7 +379,7 @@ impl Connection {
         }
     }
 
-    /// Nothing more will come or go.
+    /// Handles that no more data is sent or received.
     fn over(&self) {
         let carrier = lock(&self.state).carrier.take();
         Self::let_go(carrier);

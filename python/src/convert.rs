@@ -13,12 +13,12 @@ use pyo3::{
 };
 use wg_embed_netstack::TcpStream;
 
-/// A `(host, port)` tuple.
+/// An address as a `(host, port)` tuple.
 pub(crate) fn to_tuple(py: Python<'_>, address: SocketAddr) -> PyResult<Bound<'_, PyTuple>> {
     (address.ip().to_string(), address.port()).into_pyobject(py)
 }
 
-/// Reads an IP address.
+/// Parses an IP address.
 ///
 /// # Errors
 /// `ValueError` for any other text.
@@ -26,7 +26,7 @@ pub(crate) fn ip(text: &str) -> PyResult<IpAddr> {
     text.parse().map_err(|_| PyValueError::new_err("invalid IP address syntax"))
 }
 
-/// Reads a `(host, port)` tuple.
+/// Parses a `(host, port)` tuple.
 ///
 /// # Errors
 /// `TypeError` for anything but a tuple, `ValueError` for another length or no IP address, `OverflowError` for a port
@@ -41,7 +41,7 @@ pub(crate) fn socket_address(value: &Bound<'_, PyAny>) -> PyResult<SocketAddr> {
     Ok(SocketAddr::new(ip(&host)?, port))
 }
 
-/// The bytes of a bytes-like object, or of a sequence of small integers. Those of a `bytes` are not copied.
+/// Returns the bytes of a bytes-like object, or of a sequence of small integers. Those of a `bytes` are not copied.
 ///
 /// # Errors
 /// `TypeError` for anything else, such as a `str`.
@@ -60,10 +60,10 @@ pub(crate) fn bytes_like(value: &Bound<'_, PyAny>) -> PyResult<PyBackedBytes> {
     Ok(PyBytes::new(value.py(), &bytes).into())
 }
 
-/// Up to `most` bytes that have arrived, from where they are straight into an object; `None` at the end.
+/// Reads up to `most` received bytes directly into a Python object; `None` at the end.
 ///
 /// # Errors
-/// `WouldBlock` if nothing has arrived, and those of connections.
+/// `WouldBlock` if nothing has arrived, and errors of connections.
 pub(crate) fn received<'py>(
     py: Python<'py>,
     stream: &TcpStream,

@@ -1,11 +1,11 @@
-//! Rust's errors as Python's exceptions.
+//! Conversion of Rust's errors to Python's exceptions.
 
 use std::{error::Error as _, io};
 
 use pyo3::{PyErr, Python, exceptions::PyOSError, exceptions::PyValueError, prelude::*};
 use wg_embed::{Error, ErrorKind};
 
-/// The `errno` of an I/O error; `None` for one that has no counterpart.
+/// Returns the `errno` of an I/O error; `None` without a counterpart.
 pub(crate) fn errno_of(error: &io::Error) -> Option<i32> {
     use io::ErrorKind as Kind;
     // An error of the stack may have the system's inside.
@@ -32,7 +32,7 @@ pub(crate) fn errno_of(error: &io::Error) -> Option<i32> {
     })
 }
 
-/// An `OSError` with `errno`, of the subclass that Python has for that; `ValueError` for input that is invalid.
+/// Converts to an `OSError` with `errno`, of Python's subclass for it; `ValueError` for invalid input.
 pub(crate) fn from_io(error: &io::Error) -> PyErr {
     match errno_of(error) {
         Some(errno) => PyOSError::new_err((errno, error.to_string())),
@@ -41,12 +41,12 @@ pub(crate) fn from_io(error: &io::Error) -> PyErr {
     }
 }
 
-/// The system's error behind one of the tunnel's.
+/// Returns the system's error behind an error of the tunnel.
 pub(crate) fn io_behind(error: &Error) -> Option<&io::Error> {
     error.source()?.downcast_ref()
 }
 
-/// `wg_embed.ConfigError` for what is invalid, otherwise an `OSError` with `errno`.
+/// Converts to `wg_embed.ConfigError` if it is an invalid value, otherwise to an `OSError` with `errno`.
 pub(crate) fn from_core(py: Python<'_>, error: &Error) -> PyErr {
     if error.kind() == ErrorKind::Invalid {
         let class = py.import("wg_embed._errors").and_then(|module| module.getattr("ConfigError"));
@@ -59,8 +59,8 @@ pub(crate) fn from_core(py: Python<'_>, error: &Error) -> PyErr {
     PyOSError::new_err((errno, error.to_string()))
 }
 
-/// For what may look a name up: as `socket.getaddrinfo` reports that there is no address, or no server that can be
-/// asked; or [`from_io`] for any other error, such as one of the connection, or that the time is over.
+/// Converts an error of a call that may look up a name: to that of `socket.getaddrinfo` for a name without an address,
+/// or without an available server; otherwise like [`from_io`], for example errors of the connection or a timeout.
 pub(crate) fn from_lookup(py: Python<'_>, error: io::Error) -> PyErr {
     let code = match error.kind() {
         io::ErrorKind::NotFound => "EAI_NONAME",

@@ -1,5 +1,5 @@
-//! Objects of the stack that a class of Python has: until they are closed, made into something else, or found in a
-//! child of the process that made them.
+//! Objects of the stack that a Python class holds, until they are closed, converted to another object, or found in a
+//! child of the process that created them.
 
 use std::{
     io,
@@ -15,7 +15,7 @@ pub(crate) fn io_error(error: io::Error) -> PyErr {
     errors::from_io(&error)
 }
 
-/// `None` for what would have to wait.
+/// `None` if it would have to wait.
 pub(crate) fn now<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
@@ -28,7 +28,7 @@ pub(crate) fn closed() -> PyErr {
     PyOSError::new_err((libc::EBADF, "it is closed"))
 }
 
-/// Something with a notifier, until it is taken out.
+/// An object with a notifier, until it is taken out.
 pub(crate) struct Held<T> {
     value: Mutex<Option<Arc<T>>>,
     pub(crate) callback: Callback,
@@ -51,10 +51,10 @@ impl<T> Held<T> {
         if self.process.is_current() { lock(&self.value).take() } else { None }
     }
 
-    /// The value alone, to be made into something else.
+    /// Takes out the value, to be converted to another object.
     ///
     /// # Errors
-    /// `OSError` with EBADF if it is closed, with EBUSY if a thread waits for it: it stays as it is then.
+    /// `OSError` with EBADF if it is closed, with EBUSY if a thread waits for it: it stays unchanged then.
     pub(crate) fn take_alone(&self, forget_notify: impl FnOnce(&T)) -> PyResult<T> {
         self.process.check()?;
         let mut held = lock(&self.value);
@@ -68,8 +68,8 @@ impl<T> Held<T> {
         Ok(value)
     }
 
-    /// Tries until there is a result, without the interpreter while it waits; `None` when the time is up, or the value
-    /// was taken out.
+    /// Tries until there is a result, and releases the interpreter while it waits; `None` after the time limit, or if
+    /// the value was taken out.
     pub(crate) fn wait<R: Send>(
         &self,
         py: Python<'_>,

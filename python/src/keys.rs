@@ -26,7 +26,7 @@ pub(crate) fn genkey(py: Python<'_>) -> PyResult<String> {
     Ok(key.to_base64().to_string())
 }
 
-/// What mitmproxy_wireguard takes as a key: the last `=` may be missing.
+/// Parses a key for mitmproxy_wireguard, which accepts a missing last `=`.
 pub(crate) fn padded(text: &str) -> Cow<'_, str> {
     if text.len() == 43 { format!("{text}=").into() } else { text.into() }
 }

@@ -95,7 +95,7 @@ fn start_server<'py>(
     Serving::start(py, settings, handlers, |py, serving| Ok(Bound::new(py, LegacyServer(serving))?.into_any()))
 }
 
-/// Adds the functions of mitmproxy_wireguard to `native`. They are of a module of their own, as `__module__` shows.
+/// Adds the functions of mitmproxy_wireguard to `native`. Their `__module__` is that package.
 pub(crate) fn add_functions(native: &Bound<'_, PyModule>) -> PyResult<()> {
     let module = PyModule::new(native.py(), "mitmproxy_wireguard.mitmproxy_wireguard")?;
     native.add("start_server", wrap_pyfunction!(start_server, &module)?)?;

@@ -1,17 +1,17 @@
 //! The extension module `wg_embed._native`: tunnels, their userspace network, and mitmproxy's two interfaces to one.
 //!
-//! | module | what it has |
+//! | module | contents |
 //! |---|---|
-//! | `bridge`, `notify` | from tunnels' threads to Python's event loops and threads |
-//! | `server`, `connection`, `linger` | a server that intercepts, and its asyncio streams |
-//! | `legacy`, `modern`, `stream` | these as mitmproxy_wireguard and as mitmproxy_rs have them |
-//! | `tunnel`, `net`, `held` | what `wg_embed.Tunnel` and `wg_embed.net` are made of |
+//! | `bridge`, `notify` | notifications from tunnels' threads to Python's event loops and threads |
+//! | `server`, `connection`, `linger` | an intercepting server, and its asyncio streams |
+//! | `legacy`, `modern`, `stream` | the interfaces of mitmproxy_wireguard and of mitmproxy_rs to these |
+//! | `tunnel`, `net`, `held` | the classes behind `wg_embed.Tunnel` and `wg_embed.net` |
 //! | `wireproto` | control calls as WireProto messages |
 //! | `keys`, `convert`, `errors`, `log`, `process` | keys, arguments, exceptions, `logging`, `fork()` |
 //!
-//! Locks, also those of the stack, are held for a moment, and no function of Python is called meanwhile, nor an object
-//! of it let go of that could call one. Tunnels' threads never wait for the interpreter. So whoever has the interpreter
-//! may wait for a lock, and the module needs no global one.
+//! Locks, including those of the stack, are held for a moment. During that no function of Python is called, and no
+//! Python object is dropped that could call one. Tunnels' threads never wait for the interpreter. Therefore a thread
+//! with the interpreter may wait for a lock, and the module needs no global one.
 
 mod bridge;
 mod connection;

@@ -1,4 +1,4 @@
-//! Connections that their program has let go of, and that still have something to send or an end to wait for.
+//! Connections that their program has dropped, and that still have data to send or wait for the end of the other side.
 
 use std::{
     collections::HashMap,
@@ -8,12 +8,12 @@ use std::{
 
 use wg_embed::sync::lock;
 
-/// How long a connection that its program has closed still waits for the other side to take more, or to close.
+/// The time without progress after which such a connection is ended.
 pub(crate) const LINGER: Duration = Duration::from_secs(60);
 
-/// A connection that its program has let go of and that is not over.
+/// A connection that its program has dropped and that has not ended.
 pub(crate) trait Lingering: Send + Sync {
-    /// How much the stack has not taken yet; 0 when only the other side's end is waited for.
+    /// The number of bytes that the stack has not accepted yet; 0 while only the other side's end is awaited.
     fn unsent(&self) -> usize;
     /// Ends it.
     fn give_up(&self);
@@ -21,13 +21,13 @@ pub(crate) trait Lingering: Send + Sync {
 
 struct Lingerer {
     connection: Arc<dyn Lingering>,
-    /// What was unsent when it was looked at last.
+    /// The number of unsent bytes at the last check.
     unsent: usize,
-    /// When it is ended, unless it gets on: a peer may acknowledge probes and take nothing for ever.
+    /// The time at which it is ended without progress: a peer may acknowledge probes and never accept data.
     until: Instant,
 }
 
-/// All of one event loop, by their keys. No function of a connection is called with the lock held.
+/// All such connections of one event loop, by key. No function of a connection is called while the lock is held.
 #[derive(Default)]
 pub(crate) struct Lingerers(Mutex<HashMap<usize, Lingerer>>);
 
@@ -46,7 +46,7 @@ impl Lingerers {
         lock(&self.0).is_empty()
     }
 
-    /// Ends those that have not got on for [`LINGER`]. Returns whether there are others.
+    /// Ends connections without progress for [`LINGER`]. Returns whether others are left.
     pub(crate) fn sweep(&self) -> bool {
         let now = Instant::now();
         let all: Vec<_> = lock(&self.0).iter().map(|(key, one)| (*key, one.connection.clone())).collect();
@@ -65,7 +65,7 @@ impl Lingerers {
         !self.is_empty()
     }
 
-    /// Ends all.
+    /// Ends all connections.
     pub(crate) fn end(&self) {
         let all = std::mem::take(&mut *lock(&self.0));
         all.values().for_each(|lingerer| lingerer.connection.give_up());

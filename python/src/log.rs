@@ -1,7 +1,7 @@
-//! The library's log, passed on to Python's `logging`.
+//! Passes the library's log to Python's `logging`.
 //!
-//! Lines come from any thread, some while locks are held; so they are only queued there. A thread of its own, which
-//! starts with the first tunnel, passes them on, and sleeps until there is one.
+//! Lines are logged by any thread, sometimes while locks are held, so they are only queued there. A separate thread,
+//! which starts with the first tunnel, passes them on, and sleeps while there are none.
 
 use std::{
     collections::VecDeque,
@@ -23,10 +23,10 @@ use wg_embed::{
 
 use crate::errors;
 
-/// Lines that may wait.
+/// The maximum number of queued lines.
 const MOST: usize = 4096;
 
-/// How long the exit of the program waits for handlers of `logging`.
+/// The time that the exit of the program waits for handlers of `logging`.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 struct Line {
@@ -38,27 +38,27 @@ struct Line {
 #[derive(Default)]
 struct Lines {
     waiting: VecDeque<Line>,
-    /// The interpreter ends: what comes from now on is not passed on.
+    /// The interpreter ends: later lines are not passed on.
     ended: bool,
-    /// The thread has returned, or will not need the interpreter any more.
+    /// The thread has returned, or needs the interpreter no more.
     gone: bool,
 }
 
 #[derive(Default)]
 struct Queue {
     lines: Mutex<Lines>,
-    /// There are more lines, or it is the end.
+    /// There are more lines, or the thread must end.
     more: Condvar,
-    /// The thread is gone.
+    /// The thread has ended.
     gone: Condvar,
-    /// Lines that found no room.
+    /// The number of lines that did not fit.
     lost: AtomicU64,
     started: AtomicBool,
 }
 
 static QUEUE: PerProcess<Queue> = PerProcess::new();
 
-/// How much is logged: 0 nothing, 1 errors, to 5, everything. It follows the level of the logger `wg_embed`.
+/// The level: 0 for nothing, 1 for errors, to 5 for everything. It follows the level of the logger `wg_embed`.
 static DETAIL: AtomicUsize = AtomicUsize::new(2);
 
 const fn detail(level: Level) -> usize {
@@ -71,7 +71,7 @@ const fn detail(level: Level) -> usize {
     }
 }
 
-/// The level of `logging`. It has none below DEBUG with a name.
+/// Converts to a level of `logging`, which has no names below DEBUG.
 const fn number(level: Level) -> u32 {
     match level {
         Level::ERROR => 40,
@@ -116,7 +116,7 @@ impl Subscriber for Forwarder {
     fn exit(&self, _: &span::Id) {}
 }
 
-/// Starts to log, unless that was done, and follows the level of the logger `wg_embed`.
+/// Starts logging, unless it was started before, and follows the level of the logger `wg_embed`.
 pub(crate) fn start(py: Python<'_>) -> PyResult<()> {
     static FORWARD: Once = Once::new();
     FORWARD.call_once(|| {
@@ -135,8 +135,8 @@ pub(crate) fn start(py: Python<'_>) -> PyResult<()> {
     Ok(())
 }
 
-/// Reads the level of the logger `wg_embed`. It is read again with each line and each new tunnel, too; to be called
-/// where it is changed while a tunnel runs.
+/// Reads the level of the logger `wg_embed`. It is also read with each line and each new tunnel; call this after a
+/// change while a tunnel runs.
 #[pyfunction]
 pub(crate) fn follow_level(py: Python<'_>) -> PyResult<()> {
     let level: u32 = logger(py, "wg_embed")?.call_method0("getEffectiveLevel")?.extract()?;
@@ -152,7 +152,8 @@ fn logger<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
     get.bind(py).call1((name,))
 }
 
-/// `wg_embed::device::receive` is `wg_embed.device.receive`, `wg_embed_netstack::udp` is `wg_embed.netstack.udp`.
+/// Converts a target: `wg_embed::device::receive` to `wg_embed.device.receive`, `wg_embed_netstack::udp` to
+/// `wg_embed.netstack.udp`.
 fn logger_name(target: &str) -> String {
     let name = target.replace("::", ".");
     match name.strip_prefix("wg_embed_").or_else(|| name.strip_prefix('_')) {
@@ -161,8 +162,8 @@ fn logger_name(target: &str) -> String {
     }
 }
 
-/// Passes on what waits, and ends the thread: it must not ask for an interpreter that is being taken down. Called at
-/// the exit of the program.
+/// Passes on the queued lines, and ends the thread, which must not request an interpreter that is shutting down. Called
+/// at the exit of the program.
 #[pyfunction]
 pub(crate) fn end_log(py: Python<'_>) {
     let queue = QUEUE.get();
@@ -177,7 +178,7 @@ pub(crate) fn end_log(py: Python<'_>) {
     });
 }
 
-/// Says that the thread is gone, however it has ended.
+/// Reports that the thread has ended, also by a panic.
 struct Gone<'a>(&'a Queue);
 
 impl Drop for Gone<'_> {

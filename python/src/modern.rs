@@ -74,7 +74,7 @@ fn start_wireguard_server<'py>(
     Serving::start(py, settings, handlers, |py, serving| Ok(Bound::new(py, ModernServer(serving))?.into_any()))
 }
 
-/// Adds the functions of `wg_embed.mitmproxy.wireguard` to `native`. They are of that module, as `__module__` shows.
+/// Adds the functions of `wg_embed.mitmproxy.wireguard` to `native`. Their `__module__` is that package.
 pub(crate) fn add_functions(native: &Bound<'_, PyModule>) -> PyResult<()> {
     let module = PyModule::new(native.py(), "wg_embed.mitmproxy.wireguard")?;
     native.add("start_wireguard_server", wrap_pyfunction!(start_wireguard_server, &module)?)?;

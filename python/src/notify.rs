@@ -1,4 +1,4 @@
-//! How Python is told that something may go on: a callback on an event loop, or a thread that waits.
+//! Notifies Python: by a callback on an event loop, or by waking a waiting thread.
 
 use std::{
     sync::{Arc, Condvar, Mutex, Weak, atomic::AtomicBool},
@@ -13,11 +13,12 @@ use crate::{
     process::{self, Mark},
 };
 
-/// How often the main thread looks for signals while it waits, such as that of Ctrl-C: no Python runs in it meanwhile.
+/// The interval at which the waiting main thread checks for signals such as Ctrl-C, as no Python code runs during the
+/// wait.
 const SIGNALS: Duration = Duration::from_millis(100);
 
-/// A callback, and where it is called. Each has its place in the queue of its own loop: a loop that has stopped keeps
-/// those that were replaced.
+/// A callback, and the loop on which it is called. Each has its own place in the queue of its loop: a stopped loop
+/// keeps replaced ones.
 struct Target {
     of: Weak<Inner>,
     bridge: Arc<Bridge>,
@@ -30,13 +31,13 @@ struct Target {
 #[derive(Default)]
 struct Inner {
     target: Mutex<Option<Arc<Target>>>,
-    /// Grows with each call of `tell`.
+    /// Increases with each call of `tell`.
     told: Mutex<u64>,
     changed: Condvar,
 }
 
-/// Tells one callback and any number of threads, in the process that made it. In a child its locks may be taken for
-/// ever, and the numbers of its descriptors be those of something else.
+/// Notifies one callback and any number of threads, in the process that created it. In a child its locks may be locked
+/// forever, and the numbers of its descriptors may belong to other files.
 #[derive(Clone)]
 pub(crate) struct Callback(Arc<Inner>, Mark);
 
@@ -47,8 +48,8 @@ impl Default for Callback {
 }
 
 impl Callback {
-    /// Replaces the callback, which is called on the loop that runs now, and in the current context; `None` removes it.
-    /// It is called once at first.
+    /// Replaces the callback, which is called on the running loop, in the current context; `None` removes it. It is
+    /// called once at first.
     ///
     /// # Errors
     /// `RuntimeError` without a running loop. In another process `OSError` with EBADF, and for `None` no effect.
@@ -75,7 +76,7 @@ impl Callback {
         Ok(())
     }
 
-    /// Something may go on. Any thread may call it.
+    /// Notifies. May be called on any thread.
     pub(crate) fn tell(&self) {
         if !self.1.is_current() {
             return;
@@ -89,18 +90,18 @@ impl Callback {
         self.0.changed.notify_all();
     }
 
-    /// Leaves it alone, in a child of the process that made it.
+    /// Leaks it, in a child of the process that created it.
     pub(crate) fn leave(&self) {
         process::leave(&self.0);
     }
 
-    /// A notifier that tells it.
+    /// Returns a notifier for the stack.
     pub(crate) fn notifier(&self) -> Arc<dyn wg_embed_netstack::Notify> {
         let this = self.clone();
         Arc::new(move || this.tell())
     }
 
-    /// Waits until `is_ready`, without the interpreter. Returns false when the time is up.
+    /// Waits until `is_ready`, and releases the interpreter. Returns false after the time limit.
     pub(crate) fn wait(
         &self,
         py: Python<'_>,
@@ -146,7 +147,7 @@ fn is_main_thread(py: Python<'_>) -> PyResult<bool> {
 }
 
 impl Target {
-    /// Whether it was not replaced.
+    /// Returns whether it is still the current callback.
     fn is_current(&self) -> bool {
         let Some(inner) = self.of.upgrade() else { return false };
         lock(&inner.target).as_ref().is_some_and(|target| std::ptr::eq(&**target, self))

@@ -1,4 +1,4 @@
-//! Children of `fork()`: nothing of a tunnel runs in them, and they keep none of its descriptors.
+//! Children of `fork()`: no tunnel runs in them, and they keep no descriptor of one.
 #![allow(unsafe_code, reason = "descriptors of the parent are closed in a child")]
 
 use std::{
@@ -11,7 +11,7 @@ use std::{
 use pyo3::{exceptions::PyOSError, prelude::*};
 use wg_embed::sync::{lock, try_lock};
 
-/// The process that made something.
+/// The process that created an object.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mark(u32);
 
@@ -20,7 +20,7 @@ impl Mark {
         Self(process::id())
     }
 
-    /// Whether this is the process that made it.
+    /// Returns whether this is the process that created the object.
     pub(crate) fn is_current(self) -> bool {
         self.0 == process::id()
     }
@@ -35,28 +35,28 @@ impl Mark {
     }
 }
 
-/// Leaves in a child what it has of its parent's: it may be locked by a thread that the child does not have, and its
+/// Leaks a parent's object in a child: it may be locked by a thread that does not exist in the child, and its
 /// descriptors are closed already.
 pub(crate) fn leave<T: ?Sized>(inherited: &Arc<T>) {
     std::mem::forget(inherited.clone());
 }
 
-/// Something with descriptors that a child has by inheritance only.
+/// An object whose descriptors a child only inherits.
 pub(crate) trait Inherited: Send + Sync {
-    /// The descriptors that lead out of the process, or to another end in it.
+    /// Returns the descriptors that lead out of the process, or to another end in it.
     fn descriptors(&self) -> Vec<RawFd>;
 }
 
-/// What is open. Changed and read with the interpreter held.
+/// The open objects. Changed and read only with the interpreter.
 static OPEN: Mutex<Vec<Weak<dyn Inherited>>> = Mutex::new(Vec::new());
 
-/// The descriptors that a child which is just being made is to close, and what they are.
+/// The descriptors that a child of a fork in progress has to close, and their identities.
 static LEAVING: Mutex<Vec<(RawFd, Identity)>> = Mutex::new(Vec::new());
 
 /// Device and inode.
 type Identity = (libc::dev_t, libc::ino_t);
 
-/// What a descriptor is; `None` if it is closed.
+/// Returns the identity of a descriptor; `None` if it is closed.
 fn identity(descriptor: RawFd) -> Option<Identity> {
     let mut stat = MaybeUninit::<libc::stat>::uninit();
     // SAFETY: it only writes to `stat`, which has room for it.
@@ -68,7 +68,7 @@ fn identity(descriptor: RawFd) -> Option<Identity> {
     Some((stat.st_dev, stat.st_ino))
 }
 
-/// Has children close the descriptors of `object`.
+/// Registers the descriptors of `object` to be closed in children.
 pub(crate) fn register<T: Inherited + 'static>(object: &Arc<T>) {
     let object: Arc<dyn Inherited> = object.clone();
     let mut open = lock(&OPEN);
@@ -76,7 +76,7 @@ pub(crate) fn register<T: Inherited + 'static>(object: &Arc<T>) {
     open.push(Arc::downgrade(&object));
 }
 
-/// Called before a fork: a child could find a lock taken by a thread that it does not have.
+/// Called before a fork: otherwise a child could find a lock held by a thread that it does not have.
 #[pyfunction]
 pub(crate) fn before_fork() {
     let open: Vec<_> = lock(&OPEN).iter().filter_map(Weak::upgrade).collect();

@@ -1,5 +1,5 @@
-//! A WireGuard server that intercepts whatever its peers dial, and passes it to handlers of Python: how it is started,
-//! and what its program holds.
+//! A WireGuard server that intercepts all connections of its peers, and passes them to handlers in Python: its start,
+//! and the object that its program holds.
 
 mod arrival;
 mod datagrams;
@@ -29,7 +29,7 @@ use crate::{
     process::{self, Mark},
 };
 
-/// What a server is started with.
+/// The parameters of a server.
 pub(crate) struct Settings {
     manner: Manner,
     /// None if the host was invalid.
@@ -43,7 +43,7 @@ impl Settings {
     /// `hosts` are tried one after another.
     ///
     /// # Errors
-    /// `ValueError` for a key that is invalid.
+    /// `ValueError` if a key is invalid.
     pub(crate) fn new(
         manner: Manner,
         hosts: Vec<IpAddr>,
@@ -61,17 +61,17 @@ impl Settings {
     }
 }
 
-/// Python's functions.
+/// The functions in Python.
 pub(crate) struct Handlers {
-    /// Takes a stream and returns an awaitable.
+    /// Receives a stream and returns an awaitable.
     pub(crate) tcp: Py<PyAny>,
-    /// Modern: the same for a flow. Legacy: takes data, source and destination of each datagram.
+    /// Modern: the same for a flow. Legacy: receives data, source and destination of each datagram.
     pub(crate) udp: Py<PyAny>,
 }
 
 struct Functions {
     handlers: Handlers,
-    /// The context that the server was started in: all handlers run in a copy of it.
+    /// The context in which the server was started: all handlers run in a copy of it.
     context: Py<PyAny>,
     run: Py<PyAny>,
 }
@@ -83,10 +83,10 @@ pub(crate) struct Serving {
 }
 
 impl Serving {
-    /// Starts a server on the running loop. Returns a future of what `wrap` makes of it.
+    /// Starts a server on the running loop. Returns a future of the result of `wrap`.
     ///
     /// # Errors
-    /// `RuntimeError` without a running loop; all others come from the future.
+    /// `RuntimeError` without a running loop; the future raises all other errors.
     pub(crate) fn start<'py>(
         py: Python<'py>,
         settings: Settings,
@@ -147,7 +147,7 @@ impl Serving {
         }
     }
 
-    /// A future that is done when the server is closed.
+    /// Returns a future that is done when the server is closed.
     pub(crate) fn wait_closed<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         self.process.check()?;
         let shared = &self.shared;
@@ -165,7 +165,7 @@ impl Serving {
         Ok(future)
     }
 
-    /// Shows the handlers to the garbage collector: they often refer to what has the server.
+    /// Reports the handlers to the garbage collector: they often refer to an object that holds the server.
     pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         // While they are in use, they are not garbage.
         let Some(functions) = try_lock(&self.shared.functions) else { return Ok(()) };
@@ -179,7 +179,7 @@ impl Serving {
         }
     }
 
-    /// Breaks a cycle of garbage.
+    /// Breaks a reference cycle.
     pub(crate) fn clear(&self) {
         self.shared.forget_functions();
     }
@@ -199,7 +199,7 @@ impl Drop for Serving {
     }
 }
 
-/// What calls get when a server is closed.
+/// The error of calls on a closed server.
 pub(crate) fn shut_down(manner: Manner) -> PyErr {
     PyOSError::new_err(match manner {
         Manner::Legacy => "WireGuard server has been shut down.",

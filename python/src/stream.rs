@@ -1,4 +1,4 @@
-//! What the classes of mitmproxy_wireguard and of mitmproxy_rs have in common.
+//! The common functions of the classes of mitmproxy_wireguard and mitmproxy_rs.
 
 /// Gives a class `(Arc<Connection>)` the functions of every stream, and those that only it has.
 macro_rules! stream_methods {

@@ -35,25 +35,25 @@ use crate::{
     wireproto::Client,
 };
 
-/// How long the last packets of the userspace network have to leave.
+/// The time for the last packets of the userspace network to be sent.
 const CLOSE_GRACE: Duration = Duration::from_millis(200);
 
-/// Events that wait to be taken; the oldest is dropped for one more.
+/// The maximum number of queued events; the oldest is dropped for one more.
 const MOST_EVENTS: usize = 1024;
 
 struct Parts {
     tunnel: Mutex<Option<Arc<Tunnel>>>,
-    /// Held while the configuration is replaced or changed: no peer comes or goes between the list of the present ones
-    /// and the change that is computed from it. Commands in WireProto do not take it.
+    /// Locked while the configuration is replaced or changed, so that no peer is added or removed between the listing
+    /// of the present ones and the resulting change. Commands in WireProto do not lock it.
     configuring: Mutex<()>,
     bind: Arc<UdpBind>,
-    /// With a descriptor or a TUN device. The tunnel owns it.
+    /// With a descriptor or a TUN device, which the tunnel owns.
     device: Option<Weak<LinuxTun>>,
     net: Option<Netstack>,
     events: Mutex<VecDeque<Event>>,
     wireproto: Client,
     told: Callback,
-    /// A thread that waits for events is to return.
+    /// Set if a thread that waits for events has to return.
     interrupted: AtomicBool,
     closed: AtomicBool,
 }
@@ -95,7 +95,7 @@ impl Parts {
     }
 }
 
-/// A tunnel: what `wg_embed.Tunnel` is made of.
+/// The class behind `wg_embed.Tunnel`.
 #[pyclass(frozen, module = "wg_embed._native", name = "Tunnel")]
 pub(crate) struct NativeTunnel {
     parts: Arc<Parts>,
@@ -106,7 +106,7 @@ fn invalid(text: &str) -> PyErr {
     PyValueError::new_err(text.to_owned())
 }
 
-/// A duplicate of the descriptor: the caller keeps its own.
+/// Returns a duplicate of the descriptor, which the caller keeps.
 #[allow(unsafe_code, reason = "a descriptor comes as a number")]
 fn duplicate(fd: i32) -> std::io::Result<OwnedFd> {
     if fd < 0 {

@@ -1,4 +1,4 @@
-//! WireProto: messages from and to records, and the client that a tunnel's handle is.
+//! WireProto: conversion of messages to and from records, and the client of a tunnel's handle.
 
 use std::sync::{Arc, OnceLock};
 
@@ -12,12 +12,12 @@ use zeroize::Zeroizing;
 #[derive(Default)]
 pub(crate) struct Client {
     hub: Arc<Hub>,
-    /// Made at the first call.
+    /// Created by the first call.
     session: OnceLock<Session>,
 }
 
 impl Client {
-    /// Keeps an event for the client, if it asks for events.
+    /// Queues an event for the client, if it uses events.
     pub(crate) fn note(&self, event: &Event) {
         self.hub.note(event);
     }
@@ -27,7 +27,7 @@ impl Client {
         self.session.get_or_init(|| Session::new(Options::default(), Some(self.hub.clone()))).call(tunnel, request)
     }
 
-    /// Ends the waits for events.
+    /// Ends waits for events.
     pub(crate) fn close(&self) {
         self.hub.close();
     }

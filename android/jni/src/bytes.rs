@@ -1,4 +1,4 @@
-//! Arrays of Java that may hold keys.
+//! Java arrays that may contain keys.
 
 use jni::{
     Env,
@@ -16,7 +16,7 @@ pub(crate) fn copy(env: &Env<'_>, array: &JByteArray<'_>) -> Result<Zeroizing<Ve
     Ok(copy)
 }
 
-/// As [`copy`], with a zero byte behind it; nothing if there is one in it, as the text would end there.
+/// Copies an array and appends a zero byte; returns nothing if it contains one, as that would truncate the text.
 pub(crate) fn text(env: &Env<'_>, array: &JByteArray<'_>) -> Result<Option<Zeroizing<Vec<u8>>>> {
     let len = array.len(env)?;
     // All at once: no copy is left behind by growing.
@@ -31,7 +31,7 @@ pub(crate) fn fill(env: &Env<'_>, array: &JByteArray<'_>, bytes: &[u8]) -> Resul
     array.set_region(env, 0, signed(bytes))
 }
 
-/// Puts a new array into an array of them.
+/// Stores a new array in an array of arrays.
 pub(crate) fn give<'l>(
     env: &mut Env<'l>,
     out: &JObjectArray<'l, JByteArray<'l>>,
@@ -42,14 +42,14 @@ pub(crate) fn give<'l>(
     out.set_element(env, index, &array)
 }
 
-/// A key, if there are 32 bytes.
+/// Returns a key, if there are 32 bytes.
 pub(crate) fn key(env: &Env<'_>, array: &JByteArray<'_>) -> Result<Zeroizing<[u8; 32]>> {
     let mut key = Zeroizing::new([0; 32]);
     array.get_region(env, 0, signed_mut(&mut *key))?;
     Ok(key)
 }
 
-/// The same bytes as Java has them.
+/// Returns the same bytes as Java's signed ones.
 fn signed(bytes: &[u8]) -> &[jbyte] {
     // SAFETY: both are one byte, and any value of either is one of the other.
     unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len()) }

@@ -1,8 +1,8 @@
 //! The Java methods that the library calls: those of `Native.Callbacks`.
 //!
-//! The library's threads are attached for the call alone: a thread that stays attached would have to be detached before
+//! The library's threads are attached only for the call: a thread that stays attached would have to be detached before
 //! it ends, and would appear in every dump of the app's threads. An exception of a Java method is dropped here, as
-//! nothing above could catch it; the Java half catches them first.
+//! nothing above could catch it; the Java classes catch exceptions first.
 
 use std::{
     ffi::{CStr, c_char, c_void},
@@ -20,7 +20,7 @@ use wg_embed_ffi::{WG_IPV4, WG_IPV6, wg_address_t, wg_event_t, wg_result_t};
 
 use crate::{Result, bytes};
 
-/// An object of Java with the methods of `Native.Callbacks`.
+/// A Java object with the methods of `Native.Callbacks`.
 pub(crate) struct Callbacks {
     vm: JavaVM,
     object: Option<Global<JObject<'static>>>,
@@ -31,7 +31,7 @@ impl Callbacks {
         Ok(Arc::new(Self { vm: env.get_java_vm()?, object: Some(env.new_global_ref(object)?) }))
     }
 
-    /// Calls a method. `None` if it has thrown, or the thread cannot be attached.
+    /// Calls a method. Returns `None` if it has thrown, or the thread cannot be attached.
     fn call<T>(&self, body: impl FnOnce(&mut Env<'_>, &JObject<'static>) -> Result<T>) -> Option<T> {
         let object = self.object.as_ref()?;
         // The caller is C: a panic must not pass.
@@ -52,7 +52,7 @@ impl Drop for Callbacks {
     }
 }
 
-/// A share of `callbacks` as C keeps it, for [`destroy`].
+/// Returns a reference to `callbacks` as a pointer for C, for [`destroy`].
 pub(crate) fn share(callbacks: &Arc<Callbacks>) -> *mut c_void {
     Arc::into_raw(Arc::clone(callbacks)).cast_mut().cast()
 }
@@ -155,7 +155,7 @@ pub(crate) unsafe extern "C" fn resolve(
     wg_result_t::WG_OK as jint
 }
 
-/// Addresses as Java has packed them: each its length, 4 or 16, and its bytes.
+/// Parses addresses as packed by Java: for each the length, 4 or 16, and the bytes.
 fn packed_addresses(mut bytes: &[u8]) -> impl Iterator<Item = wg_address_t> {
     std::iter::from_fn(move || {
         let (&len, rest) = bytes.split_first()?;

@@ -19,7 +19,7 @@ use wg_embed_ffi::{
 
 use crate::{Result, bytes};
 
-/// Reads a file: the lines of `wg_conf_parse` go to `out`, the tunnel's first.
+/// Parses a file: the lines of `wg_conf_parse` are stored in `out`, those of the tunnel first.
 pub(crate) fn parse<'l>(
     env: &mut Env<'l>,
     _: JClass<'l>,
@@ -39,7 +39,7 @@ pub(crate) fn parse<'l>(
     Ok(WG_OK as jint)
 }
 
-/// Writes what a file says as wg-quick(8) and the WireGuard apps read it, without its comments.
+/// Formats a file as wg-quick(8) and the WireGuard apps read it, without its comments.
 pub(crate) fn text<'l>(
     env: &mut Env<'l>,
     _: JClass<'l>,
@@ -60,7 +60,7 @@ pub(crate) fn text<'l>(
     Ok(result as jint)
 }
 
-/// Text of the library, which is wiped when it is given back.
+/// A text of the library, which is wiped when it is freed.
 struct Given(*mut c_char);
 
 impl Given {

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::{Result, bytes};
 
-/// A new private key, or a new preshared one.
+/// Generates a private or a preshared key.
 pub(crate) fn generate_key<'l>(
     env: &mut Env<'l>,
     _: JClass<'l>,
@@ -28,7 +28,7 @@ pub(crate) fn generate_key<'l>(
     written(env, result, &out, &*key)
 }
 
-/// The public key of a private one.
+/// Derives the public key of a private key.
 pub(crate) fn derive_public<'l>(
     env: &mut Env<'l>,
     _: JClass<'l>,
@@ -42,7 +42,7 @@ pub(crate) fn derive_public<'l>(
     written(env, result, &out, &public)
 }
 
-/// A key in hex, or in base64.
+/// Formats a key in hex or base64.
 pub(crate) fn key_text<'l>(
     env: &mut Env<'l>,
     _: JClass<'l>,
@@ -61,7 +61,7 @@ pub(crate) fn key_text<'l>(
     env.byte_array_from_slice(text.get(..len - 1).unwrap_or_default())
 }
 
-/// Reads what [`key_text`] writes.
+/// Parses the text of [`key_text`].
 pub(crate) fn key_from_text<'l>(
     env: &mut Env<'l>,
     _: JClass<'l>,

@@ -1,8 +1,8 @@
 //! The native methods of `com.wgembed.Native`, and with them the C library: libwg_embed_jni.so.
 //!
 //! They are bound by `RegisterNatives` when the library is loaded, so their names do not matter to a shrinker, and none
-//! is exported. Each returns what the C function returns, a negative `wg_result_t` on failure; Java makes exceptions of
-//! those. A panic becomes a Java exception as well.
+//! is exported. Each returns the result of the C function, a negative `wg_result_t` on failure, which Java converts to
+//! an exception. A panic becomes a Java exception as well.
 //!
 //! | file | native methods |
 //! |---|---|
@@ -39,7 +39,7 @@ use crate::{config as conf, keys::*, log::*, reports::*, tunnel::*};
 #[global_allocator]
 static ALLOCATOR: wg_embed::reserve::Reserve = wg_embed::reserve::Reserve::new();
 
-/// What the native methods return: a failure or a panic becomes an exception of Java.
+/// The results of native methods: a failure or a panic becomes a Java exception.
 type Result<T> = std::result::Result<T, jni::errors::Error>;
 
 /// `Native.java` declares the same.

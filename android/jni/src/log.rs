@@ -21,7 +21,7 @@ use crate::{
     callbacks::{self, Callbacks, destroy, share},
 };
 
-/// Sends the log to the `log` of an object; with null to nowhere.
+/// Sends the log to the `log` method of an object; null disables it.
 pub(crate) fn set_log<'l>(env: &mut Env<'l>, _: JClass<'l>, object: JObject<'l>, level: jint) -> Result<jint> {
     if !(WG_LOG_OFF as jint..=WG_LOG_TRACE as jint).contains(&level) {
         return Ok(ffi::wg_set_log_level(level) as jint); // It changes nothing, and says why.
@@ -38,13 +38,13 @@ pub(crate) fn set_log<'l>(env: &mut Env<'l>, _: JClass<'l>, object: JObject<'l>,
     Ok(if result == WG_OK { ffi::wg_set_log_level(level) } else { result } as jint)
 }
 
-/// Why the last call of this thread has failed.
+/// Returns the reason of this thread's last failure.
 pub(crate) fn last_error<'l>(env: &mut Env<'l>, _: JClass<'l>) -> Result<JString<'l>> {
     // SAFETY: the text is this thread's, and there is no other call until it is copied.
     unsafe { text(env, ffi::wg_last_error()) }
 }
 
-/// The library's version.
+/// Returns the library's version.
 pub(crate) fn version<'l>(env: &mut Env<'l>, _: JClass<'l>) -> Result<JString<'l>> {
     // SAFETY: the text is constant.
     unsafe { text(env, ffi::wg_version_string()) }

@@ -1,4 +1,4 @@
-//! Reads and drains of a connection that wait, and how they go on when the loop is told of it.
+//! Waiting reads and drains of a connection, which continue when the loop is notified.
 
 use std::{
     collections::VecDeque,
@@ -57,7 +57,7 @@ impl Connection {
         Ok(future)
     }
 
-    /// Goes on with what waits for room.
+    /// Continues calls that wait for room.
     fn serve_drains(&self, py: Python<'_>) -> PyResult<()> {
         let (drains, failed) = {
             let mut state = lock(&self.state);
@@ -75,7 +75,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Gives what has arrived to the read that waits longest.
+    /// Passes received bytes to the read that waits longest.
     fn serve_reads(self: &Arc<Self>, py: Python<'_>) -> PyResult<()> {
         loop {
             let Some(read) = lock(&self.state).reads.pop_front() else { return Ok(()) };

@@ -1,4 +1,4 @@
-//! What a connection has, under its lock. Nothing here calls a function of Python.
+//! The state of a connection, under its lock. No function here calls Python.
 
 use std::{collections::VecDeque, io, net::Shutdown};
 
@@ -7,7 +7,7 @@ use wg_embed_netstack::{TcpStream, UdpFlow};
 
 use crate::convert;
 
-/// What carries the bytes.
+/// The object that carries the bytes.
 pub(crate) enum Carrier {
     Tcp(TcpStream),
     Udp(UdpFlow),
@@ -15,14 +15,14 @@ pub(crate) enum Carrier {
 
 #[derive(Default)]
 pub(super) struct State {
-    /// `None` when it is over.
+    /// `None` after the end.
     pub(super) carrier: Option<Carrier>,
-    /// Reads that wait, in their order, and how much each wants.
+    /// Waiting reads in order, with their sizes.
     pub(super) reads: VecDeque<(Py<PyAny>, usize)>,
-    /// Bytes that were given to a read whose task was cancelled before it went on.
+    /// Bytes that were passed to a read whose task was cancelled before it continued.
     pub(super) returned: VecDeque<Py<PyBytes>>,
     pub(super) drains: Vec<Py<PyAny>>,
-    /// What was written and has not reached the stack, each with what of it has.
+    /// Written data that has not reached the stack, each with the number of bytes that have.
     pub(super) backlog: VecDeque<(PyBackedBytes, usize)>,
     pub(super) backlog_bytes: usize,
     /// `write_eof` was called.
@@ -30,18 +30,18 @@ pub(super) struct State {
     /// `close` was called.
     pub(super) closed: bool,
     pub(super) fin_sent: bool,
-    /// Nothing can be sent any more: it was reset, timed out, or the stack has closed it.
+    /// Nothing can be sent any more: it was reset, timed out, or closed by the stack.
     pub(super) failed: bool,
     /// The end was read.
     pub(super) end_told: bool,
 }
 
-/// What there is to read.
+/// The result of reading.
 pub(super) enum Taken<'py> {
     Data(Bound<'py, PyBytes>),
     /// The other side sends no more.
     End,
-    /// It has failed.
+    /// The connection has failed.
     Gone,
     Wait,
 }
@@ -76,7 +76,7 @@ impl State {
         }
     }
 
-    /// Passes on what waits, then the end.
+    /// Passes on waiting data, then the end.
     pub(super) fn flush(&mut self) {
         let Some(carrier) = &self.carrier else { return self.drop_backlog() };
         while !self.failed
@@ -124,7 +124,7 @@ impl State {
         !self.reads.is_empty() || !self.drains.is_empty()
     }
 
-    /// Whether both directions have ended.
+    /// Returns whether both directions have ended.
     pub(super) fn is_gone(&self) -> bool {
         match &self.carrier {
             None => true,
@@ -137,7 +137,7 @@ impl State {
         }
     }
 
-    /// After `close`: throws away what arrives. Returns whether it is over.
+    /// After `close`: discards received data. Returns whether the connection has ended.
     pub(super) fn discard(&mut self) -> bool {
         match &self.carrier {
             None => true,

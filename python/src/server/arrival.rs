@@ -1,4 +1,4 @@
-//! Connections and flows on their way from the stack to their handlers.
+//! New connections and flows, on their way from the stack to their handlers.
 
 use std::{
     sync::{Arc, Mutex, Weak, atomic::AtomicBool},
@@ -20,7 +20,7 @@ use crate::{
 /// Idle time after which a connection is probed: below the usual 30 s of NATs.
 const KEEPALIVE: Duration = Duration::from_secs(28);
 
-/// A connection whose data or probes are not acknowledged for so long is ended.
+/// The time without acknowledgement of data or probes after which a connection is ended.
 const USER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The stack's end of a server.
@@ -47,7 +47,7 @@ enum Arrived {
     Udp(UdpFlow),
 }
 
-/// A connection or flow that has no object yet.
+/// A connection or flow without a Python object yet.
 struct Arrival {
     server: Arc<Shared>,
     arrived: Mutex<Option<Arrived>>,

@@ -1,4 +1,4 @@
-//! Datagrams of mitmproxy_wireguard, which go to a function one by one.
+//! Datagrams of mitmproxy_wireguard, which are passed to a function one by one.
 
 use std::{
     io,
@@ -13,7 +13,7 @@ use wg_embed_netstack::UdpFlow;
 use super::shared::Shared;
 use crate::{bridge::Ready, convert};
 
-/// A flow whose datagrams go to a function, one by one.
+/// A flow whose datagrams are passed to a function one by one.
 pub(super) struct Datagrams {
     server: Weak<Shared>,
     flow: Mutex<Option<UdpFlow>>,
@@ -22,7 +22,7 @@ pub(super) struct Datagrams {
     queued: AtomicBool,
 }
 
-/// Datagrams of one flow that are handed over before others have their turn.
+/// The number of datagrams of one flow that are passed on before other flows have their turn.
 const DATAGRAMS_AT_ONCE: usize = 64;
 
 impl Datagrams {

@@ -1,4 +1,4 @@
-//! A server as its tunnel, its loop and its program share it.
+//! The state of a server that its tunnel, its loop and its program share.
 
 use std::{
     io,
@@ -28,10 +28,10 @@ use crate::{
     process::Inherited,
 };
 
-/// How long `close` waits for the last packets, the resets of all connections, to leave.
+/// The time that `close` waits for the last packets, the resets of all connections, to be sent.
 const CLOSE_GRACE: Duration = Duration::from_millis(200);
 
-/// Addresses of each peer that are remembered, where there are several peers.
+/// The number of addresses that are remembered for each of several peers.
 const LEARNED: usize = 1024;
 
 pub(super) struct Shared {
@@ -42,7 +42,7 @@ pub(super) struct Shared {
     bind: Arc<UdpBind>,
     tunnel: Mutex<Option<Tunnel>>,
     pub(super) address: Mutex<SocketAddr>,
-    /// Dropped with the server: they may refer to it.
+    /// Dropped with the server, as they may refer to it.
     pub(super) functions: Mutex<Option<Arc<Functions>>>,
     pub(super) gone: Arc<AtomicBool>,
     pub(super) waiters: Mutex<Vec<Py<PyAny>>>,
@@ -113,18 +113,18 @@ impl Shared {
         lock(&self.functions).clone()
     }
 
-    /// Letting go of them may run code of theirs, so no lock is held then.
+    /// Dropping them may run their code, so no lock is held then.
     pub(super) fn forget_functions(&self) {
         let functions = lock(&self.functions).take();
         drop(functions);
     }
 
-    /// Where the packets of a client come from, outside of the tunnel.
+    /// Returns the address of a client's packets outside the tunnel.
     fn source(&self, inner: IpAddr) -> Option<SocketAddr> {
         lock(&self.tunnel).as_ref().and_then(|tunnel| tunnel.device().peer_at(inner)?.1)
     }
 
-    /// An object for what has arrived, with the next number.
+    /// Returns an object for an arrival, with the next number.
     pub(super) fn connection(&self, peer: SocketAddr, destination: SocketAddr, carrier: Carrier) -> Arc<Connection> {
         let (manner, socket, source) = (self.manner, *lock(&self.address), self.source(peer.ip()));
         let is_udp = matches!(carrier, Carrier::Udp(_));
@@ -137,7 +137,7 @@ impl Shared {
         Connection::new(self.bridge.clone(), info, self.gone.clone(), carrier)
     }
 
-    /// Has a handler take a stream.
+    /// Passes a stream to a handler.
     pub(super) fn run(
         &self,
         py: Python<'_>,
@@ -155,7 +155,7 @@ impl Shared {
     }
 }
 
-/// Key, port, and peers that may send from any address: answers to unknown ones go to the first peer.
+/// Key, port, and peers, which may send from any address: answers to unknown ones are sent to the first peer.
 fn update(settings: &Settings) -> Update {
     let mut peers: Vec<_> = settings.peers.iter().copied().map(PeerUpdate::new).collect();
     if let Some(first) = peers.first_mut() {
