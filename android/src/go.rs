@@ -20,7 +20,7 @@ use wg_embed_ffi::{
 
 use super::{handles::Handles, logcat::Tag};
 
-/// What the original has in place of a number or a descriptor, whatever the reason.
+/// The result of the original on failure, in place of a number or a descriptor.
 pub(crate) const FAILED: i32 = -1;
 
 static TUNNELS: Handles = Handles::new();
@@ -124,7 +124,7 @@ pub(crate) fn config(number: i32) -> Option<Text> {
     NonNull::new(text).filter(|_| result == WG_OK).map(Text)
 }
 
-/// What library this is.
+/// The version of the library.
 pub(crate) fn version() -> &'static CStr {
     // SAFETY: the text is constant.
     unsafe { CStr::from_ptr(ffi::wg_version_string()) }

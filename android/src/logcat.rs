@@ -9,7 +9,7 @@ use wg_embed_ffi::{WG_LOG_ERROR, leaf::tell_failure, wg_last_error, wg_options_t
 /// Whether there is such a log. In tests something else stands in for it.
 const PRESENT: bool = cfg!(any(target_os = "android", test));
 
-/// What the lines of one interface are marked with.
+/// The tag of the lines of one interface.
 pub(super) struct Tag(CString);
 
 impl Tag {

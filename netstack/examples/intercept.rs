@@ -37,13 +37,13 @@ use wg_embed::{
 };
 use wg_embed_netstack::{Intercept, InterceptOptions, Netstack, Options, PendingTcp, TcpStream, UdpFlow};
 
-/// How much of one connection is done before the next has its turn.
+/// The maximum work on one connection before the next one has its turn.
 const TURN: usize = 256 << 10;
 
-/// How much is read of an echo before it is sent back.
+/// The number of bytes of an echo that are read before they are sent back.
 const ECHO: usize = 64 << 10;
 
-/// What the thread hears.
+/// The notifications for the thread.
 enum News {
     Connected(TcpStream),
     Flow(UdpFlow),
@@ -76,7 +76,7 @@ impl Intercept for Handler {
     }
 }
 
-/// What is left to do on a connection.
+/// The remaining work on a connection.
 enum Task {
     /// These have come and are to be sent back.
     Echo(Vec<u8>),
@@ -194,7 +194,7 @@ fn skip(stream: &TcpStream) -> io::Result<usize> {
     stream.try_read_with(&mut |first, second| first.len() + second.len())
 }
 
-/// What has a number.
+/// The objects with a number.
 enum Entry {
     Connection(Connection),
     Flow(UdpFlow),

@@ -1,8 +1,8 @@
 //! The driver of a UDP socket everywhere else: quinn-udp, which knows GSO's and GRO's relatives on Windows and Apple
 //! systems, and one datagram at a time on the rest.
 //!
-//! Of the TOS byte only the ECN bits pass. A datagram that is larger than the path MTU is not fragmented but dropped.
-//! Where the system refuses what quinn-udp asks for, `plain.rs` does it.
+//! Of the TOS byte only the ECN bits are sent and received. A datagram larger than the path MTU is dropped, not
+//! fragmented. If the system refuses the options of quinn-udp, `plain.rs` is used.
 
 use super::{
     Endpoint, Family, RecvBatch, RecvMeta, SourceCheck,
@@ -20,10 +20,10 @@ use std::{
     time::Duration,
 };
 
-/// How many slots are received into with one call.
+/// The number of slots in one receive call.
 const SLOTS: usize = quinn_udp::BATCH_SIZE;
 
-/// What the driver knows about its socket.
+/// The driver's state of its socket.
 pub(super) struct Driver {
     state: UdpSocketState,
     family: Family,

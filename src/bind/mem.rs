@@ -47,7 +47,7 @@ pub struct Datagram {
     pub payload: Vec<u8>,
 }
 
-/// What the network does with a datagram.
+/// The treatment of a datagram by the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Delivers it.

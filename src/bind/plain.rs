@@ -13,13 +13,13 @@ use super::{
 use mio::net::UdpSocket;
 use std::{io, net::SocketAddr, sync::Once, thread, time::Duration};
 
-/// How many datagrams are received in one go.
+/// The number of datagrams that are received in one call.
 const BATCH: usize = 16;
 
-/// How long to sleep before a full socket is tried again.
+/// The interval at which a full socket is tried again.
 pub(super) const NAP: Duration = Duration::from_micros(500);
 
-/// Nothing is known about its socket.
+/// A driver without a state of its socket.
 pub(super) struct Driver;
 
 impl Driver {
@@ -82,7 +82,7 @@ fn receive(
     Ok(false)
 }
 
-/// What an error of sending means for the message that it met.
+/// Returns the meaning of an error of sending for its message.
 pub(super) fn judge(err: &io::Error) -> Refusal {
     match err.raw_os_error() {
         _ if err.kind() == io::ErrorKind::WouldBlock => Refusal::Full,

@@ -1,4 +1,4 @@
-//! Why a tunnel has ended.
+//! The reasons for the end of a tunnel.
 
 use std::{fmt, io};
 

@@ -10,7 +10,7 @@ use std::{
 use super::{Device, Event, link::Port, lock, try_lock};
 use crate::error::{Error, Result};
 
-/// How long the receiver sleeps after each failure of sockets that are known to be lost.
+/// The time that the receiver sleeps after each failure of sockets that are known to be lost.
 const LOST_NAP: Duration = Duration::from_millis(10);
 
 /// The result of a change of the sockets, which determines further work.

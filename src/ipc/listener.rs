@@ -1,4 +1,4 @@
-//! The socket file: taking its name, telling whether it is still ours, giving it back.
+//! The socket file: claiming its name, checking whether it is still the same, and removing it.
 
 use std::{
     fmt,
@@ -22,38 +22,40 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::sys;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Where wg(8) looks for sockets.
+/// The directory in which wg(8) expects sockets.
 pub const DIRECTORY: &str = "/var/run/wireguard";
 
-/// Bytes of the longest path that a socket can have: the system keeps a zero behind it.
+/// The maximum length of a socket's path in bytes: the system stores a zero byte behind it.
 const LONGEST: usize = size_of::<libc::sockaddr_un>() - mem::offset_of!(libc::sockaddr_un, sun_path) - 1;
 
-/// Connections that wait to be accepted.
+/// The maximum number of connections that wait to be accepted.
 const BACKLOG: i32 = 128;
 
-/// Between two looks at a socket that may be about to change.
+/// The interval between two checks of a socket that may be about to change.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// For how long a name may change hands under our eyes before we give up.
+/// The time limit for a name that changes its owner repeatedly.
 const UNREST: Duration = Duration::from_secs(2);
 
-/// A listening socket, and its file. Dropping it closes the one and removes the other, if it is still ours.
+/// A listening socket and its file. Dropping it closes the socket and removes the file, if that is still the same.
 #[derive(Debug)]
 pub struct Listener {
-    // Fields are dropped in this order: a client then finds no socket, rather than one that refuses it.
+    // Fields are dropped in this order, so that a client then finds no socket rather than one that refuses it.
     file: Option<SocketFile>,
     socket: UnixListener,
 }
 
 impl Listener {
-    /// Listens on `NAME.sock` in `directory`, which is made with mode 0755 if it is missing. The socket has mode 0600.
+    /// Listens on `NAME.sock` in `directory`, which is created with mode 0755 if it is missing. The socket has mode
+    /// 0600.
     ///
-    /// A socket that is there already is dialled. If no process answers, it was left behind by one that died, and is
-    /// replaced. One that answers gets `patience` to end; a daemon whose interface was just deleted needs a moment.
+    /// An existing socket is dialled. If no process answers, it was left behind by a process that has ended, and is
+    /// replaced. A process that answers gets `patience` to end: a daemon whose interface was just deleted needs a
+    /// moment.
     ///
     /// # Errors
-    /// `Exists` if the name is taken by a process that listens, or by a file that is no socket; `Invalid` if it cannot
-    /// be a file name, or the path is too long for a socket; otherwise as the file system says.
+    /// `Exists` if a process listens on the name, or a file that is not a socket has it; `Invalid` if it cannot be a
+    /// file name, or the path is too long for a socket; errors of the file system.
     pub fn claim(directory: &Path, name: &str, patience: Duration) -> Result<Self> {
         if name.is_empty() || name.contains(['/', '\0']) {
             return Err(Error::invalid(format!("{name:?} cannot be the name of a control socket")));
@@ -68,8 +70,8 @@ impl Listener {
         Self::take(&path, patience, sys::bind_private)
     }
 
-    /// Listens on a socket that has this path, and mode 0600. Its directory must be there. A socket that is there
-    /// already is dealt with as in [`claim`](Self::claim).
+    /// Listens on a socket with this path and mode 0600. Its directory must exist. An existing socket is handled as in
+    /// [`claim`](Self::claim).
     ///
     /// # Errors
     /// As [`claim`](Self::claim).
@@ -77,8 +79,8 @@ impl Listener {
         Self::take(&absolute(path)?, patience, sys::bind_private)
     }
 
-    /// Listens on a socket that has this path, and the mode that the umask leaves. A socket that is there already is
-    /// replaced if no process listens on it.
+    /// Listens on a socket with this path and the mode that results from the umask. An existing socket is replaced if
+    /// no process listens on it.
     ///
     /// # Errors
     /// As [`claim`](Self::claim).
@@ -109,7 +111,7 @@ impl Listener {
                     refused_before = None;
                     continue;
                 }
-                // Its owner may not have got to listen(2) yet.
+                // Its owner may not have called listen(2) yet.
                 Found::Refusing(id) => Some(id),
             };
             if waited >= patience + UNREST {
@@ -120,10 +122,10 @@ impl Listener {
         }
     }
 
-    /// Takes a stream socket that another process bound for us, and its file if it has one.
+    /// Adopts a stream socket that another process has bound for this one, and its file, if any.
     ///
     /// # Errors
-    /// `Invalid` if it is not a bound UNIX stream socket, `NotFound` if its file is gone.
+    /// `Invalid` if it is not a bound UNIX stream socket, `NotFound` if its file no longer exists.
     pub fn adopt(fd: OwnedFd) -> Result<Self> {
         let socket = Socket::from(fd);
         let unusable = |e| Error::io("the inherited control socket cannot be used", e);
@@ -134,7 +136,7 @@ impl Listener {
         if address.is_unnamed() {
             return Err(Error::invalid("the inherited control socket is not bound"));
         }
-        // Most likely it listens already; to say so again does no harm.
+        // It probably listens already; a second call is harmless.
         socket.listen(BACKLOG).map_err(unusable)?;
         socket.set_cloexec(true).map_err(unusable)?;
         let file = match address.as_pathname() {
@@ -150,8 +152,8 @@ impl Listener {
         Ok(Self { file, socket: OwnedFd::from(socket).into() })
     }
 
-    /// Leaves the file in its place at the end: for a socket whose file belongs to the process that bound it, as with a
-    /// service manager.
+    /// Keeps the file at the end: for a socket whose file belongs to the process that bound it, such as a service
+    /// manager.
     #[must_use]
     pub fn leaving_file(mut self) -> Self {
         if let Some(file) = &mut self.file {
@@ -169,7 +171,7 @@ impl Listener {
         self
     }
 
-    /// Whether there is a file that this value removes at the end.
+    /// Returns whether this value removes a file at the end.
     #[must_use]
     pub fn removes_file(&self) -> bool {
         self.file.as_ref().is_some_and(|file| matches!(file.end, End::Remove))
@@ -178,15 +180,15 @@ impl Listener {
     /// Removes the file, if it is still the same.
     ///
     /// # Errors
-    /// As the file system says.
+    /// Errors of the file system.
     pub fn remove_file(&self) -> io::Result<()> {
         self.file.as_ref().map_or(Ok(()), SocketFile::remove)
     }
 
-    /// Makes another user the owner of the file, if it is still the same.
+    /// Changes the owner of the file, if it is still the same.
     ///
     /// # Errors
-    /// As the file system says.
+    /// Errors of the file system.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     pub fn give_file_to(&self, uid: u32, gid: u32) -> io::Result<()> {
         self.file
@@ -194,31 +196,31 @@ impl Listener {
             .map_or(Ok(()), |file| sys::change_owner(&file.path, uid, gid, |found| FileId::of(found) == file.id))
     }
 
-    /// The socket's file; `None` if it has none, as in Linux' abstract namespace.
+    /// Returns the path of the socket's file; `None` without a file, as in Linux' abstract namespace.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         self.file.as_ref().map(|file| file.path.as_path())
     }
 
-    /// Whether the file has been removed, moved or replaced, or is out of this process's reach.
+    /// Returns whether the file was removed, moved or replaced, or can no longer be accessed.
     #[must_use]
     pub fn is_gone(&self) -> bool {
         self.file.as_ref().is_some_and(|file| !file.is_ours())
     }
 
-    /// The socket, which listens.
+    /// Returns the listening socket.
     #[must_use]
     pub const fn socket(&self) -> &UnixListener {
         &self.socket
     }
 }
 
-/// Tells one file from another that has its name, or its inode, later.
+/// Distinguishes a file from another one that later has its name or its inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct FileId {
     device: u64,
     inode: u64,
-    /// Populated where the file system keeps it.
+    /// Populated if the file system provides it.
     born: Option<SystemTime>,
 }
 
@@ -236,12 +238,12 @@ struct SocketFile {
     end: End,
 }
 
-/// What becomes of a file with its [`SocketFile`].
+/// The treatment of a file when its [`SocketFile`] is dropped.
 enum End {
-    /// It is removed, if it is still the same.
+    /// Removes it, if it is still the same.
     Remove,
     Stay,
-    /// The function removes it.
+    /// Calls the function, which removes it.
     Call(Box<dyn FnOnce() -> io::Result<()> + Send>),
 }
 
@@ -282,7 +284,7 @@ impl Drop for SocketFile {
     }
 }
 
-/// The absolute path of a socket.
+/// Returns the absolute path of a socket.
 fn absolute(path: &Path) -> Result<PathBuf> {
     let path = std::path::absolute(path)
         .map_err(|e| Error::io(format!("cannot make the path {} absolute", path.display()), e))?;
@@ -304,7 +306,7 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes a socket that no process listens on, unless it has just been replaced by one that saw the same.
+/// Removes a socket on which no process listens, unless another process has just replaced it for the same reason.
 fn remove_stale(directory: &Path, path: &Path, id: FileId) -> Result<()> {
     let _turn = sys::lock_directory(directory);
     if matches!(probe(path)?, Found::Refusing(now) if now == id) {
@@ -325,10 +327,10 @@ fn listen(
     Ok((file, OwnedFd::from(socket).into()))
 }
 
-/// What has the name that we want.
+/// The present owner of the name.
 enum Found {
     Nothing,
-    /// A socket that a process listens on.
+    /// A socket on which a process listens.
     Live,
     /// A socket that refuses connections.
     Refusing(FileId),
@@ -346,7 +348,7 @@ fn probe(path: &Path) -> Result<Found> {
     }
     let dialled = SockAddr::unix(path).and_then(|address| {
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        // A listener whose backlog is full would make us wait.
+        // A listener with a full backlog would block.
         socket.set_nonblocking(true)?;
         socket.connect(&address)
     });

@@ -1,9 +1,9 @@
 //! The control socket through which wg(8) and other programs configure a tunnel: a socket file on Unix, a named pipe on
 //! Windows.
 //!
-//! Who may connect is a matter of the socket file's mode, or of the pipe's security descriptor; what is said, of
-//! [`uapi`], or of another [`Dialogue`]. A tunnel is served through [`uapi::Backend`], which [`Device`] and [`Tunnel`]
-//! are.
+//! The mode of the socket's file, or the security descriptor of the pipe, determines who may connect; the protocol is
+//! [`uapi`], or another [`Dialogue`]. A tunnel is served through [`uapi::Backend`], which [`Device`] and [`Tunnel`]
+//! implement.
 
 #[cfg(unix)]
 mod listener;

@@ -1,7 +1,8 @@
 //! The control socket of Windows: a named pipe.
 //!
-//! A pipe has several instances, each for one client. One instance always waits for the next client; when that has
-//! come, another is created before the client is served, so that the name is never free for another process.
+//! A pipe has several instances, each for one client. One instance always waits for the next client; when the client
+//! has connected, another instance is created before the client is served, so that the name is never free for another
+//! process.
 
 mod instance;
 
@@ -20,7 +21,7 @@ use crate::{
     sync::event::{Event, wait_any},
 };
 
-/// Where wg(8) looks for pipes. Only administrators can create pipes there.
+/// The directory in which wg(8) expects pipes. Only administrators can create pipes there.
 pub const DIRECTORY: &str = r"\\.\pipe\ProtectedPrefix\Administrators\WireGuard";
 
 /// The prefix of the path of a pipe on this machine.
@@ -29,7 +30,7 @@ const PIPES: &str = r"\\.\pipe\";
 /// The maximum length of a pipe's path, in UTF-16 units.
 const LONGEST: usize = 256;
 
-/// The time between two attempts to get a name that another process has.
+/// The interval between two attempts to get a name that another process has.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// A listening pipe. Dropping it ends the pipe, except for clients that are connected.
@@ -127,7 +128,7 @@ pub(super) struct Incoming {
     path: PathBuf,
     /// The instance for the next client.
     instance: Instance,
-    /// Whether the client is there.
+    /// Whether the client has connected.
     connected: bool,
     wake: Arc<Event>,
     /// Whether the last client got an instance without a failure.
@@ -141,8 +142,8 @@ impl Incoming {
         Ok((Self { path, instance, connected: false, wake: wake.clone(), accepted: true }, Wake(wake)))
     }
 
-    /// Waits for a client, for a wake-up, or until the time is over. To be called when [`accept`](Self::accept) would
-    /// block, or no client can be accepted now.
+    /// Waits for a client, for a wake-up, or until the time limit. Call it when [`accept`](Self::accept) would block,
+    /// or no client can be accepted now.
     pub(super) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         if self.connected {
             return wait_any(&[self.wake.as_handle()], timeout).map(drop);
@@ -164,7 +165,7 @@ impl Incoming {
         Ok(ClientStream { instance, ended, idle: None })
     }
 
-    /// Whether a client waits to be accepted.
+    /// Returns whether a client waits to be accepted.
     pub(super) const fn client_waits(&self) -> bool {
         self.connected
     }
@@ -175,7 +176,7 @@ impl Incoming {
         false
     }
 
-    /// Whether the last client could be accepted. There are no spare handles: Windows does not run out of them.
+    /// Returns whether the last client could be accepted. There are no spare handles: Windows does not run out of them.
     pub(super) const fn has_spare(&self) -> bool {
         self.accepted
     }
@@ -192,9 +193,9 @@ impl Incoming {
 /// A connection to a client.
 pub(super) struct ClientStream {
     instance: Instance,
-    /// Set when the connection is over.
+    /// Set when the connection has ended.
     ended: Event,
-    /// How long a call waits for the client.
+    /// The time limit for waits for the client.
     idle: Option<Duration>,
 }
 
@@ -221,7 +222,7 @@ impl ClientStream {
         }
     }
 
-    /// Whether the client has closed the connection.
+    /// Returns whether the client has closed the connection.
     pub(super) fn has_hung_up(&self) -> bool {
         self.instance.has_hung_up()
     }

@@ -1,11 +1,11 @@
 //! Serves the UAPI, or another dialogue, on a listening control socket.
 //!
-//! One thread accepts, and watches the socket's file; each connection has a short-lived thread of its own. There are at
-//! most [`Options::connections`] of those. When another client comes, the one that has been idle longest is ended; if
-//! requests of all of them make progress, clients wait in the socket's backlog.
+//! One thread accepts clients and watches the socket's file; each connection has its own short-lived thread. There are
+//! at most [`Options::connections`] of these. For a further client, the one that has been idle longest is disconnected;
+//! if requests of all of them make progress, clients wait in the socket's backlog.
 //!
-//! The calls of the system are in `unix_socket.rs` and `named_pipe.rs`, which have the same three types: `Incoming`
-//! accepts clients, `Wake` ends its wait, `ClientStream` is one connection.
+//! The system calls are in `unix_socket.rs` and `named_pipe.rs`, which have the same three types: `Incoming` accepts
+//! clients, `Wake` ends its wait, `ClientStream` is one connection.
 
 mod connection;
 
@@ -35,19 +35,19 @@ use crate::{
     uapi::{self, Backend},
 };
 
-/// How connections are served.
+/// Options of a server.
 ///
 /// A new version may add fields: write `..Options::default()` behind those that are set.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// How many are served at a time: 16. At least one is. Another client takes the place of the one whose last request
-    /// was completed, or that connected, the longest ago. A request that is being worked on, or moves at least 4 KiB a
-    /// second, keeps its client's place; one that waits in [`Work::waits`] does not.
+    /// The maximum number of connections, at least one: 16. A further client replaces the one whose last request was
+    /// completed, or that connected, the longest time ago. A client keeps its place while its request is being
+    /// processed, or moves at least 4 KiB a second, but not while it waits in [`Work::waits`].
     pub connections: usize,
-    /// A client that neither sends nor takes a byte for this long is ended, also if no other one needs its place: two
-    /// minutes.
+    /// The time after which a client that neither sends nor receives a byte is disconnected, even if no other one needs
+    /// its place: two minutes.
     pub idle: Duration,
-    /// How the UAPI is spoken. Other dialogues make no use of it.
+    /// Options of the UAPI. Other dialogues ignore them.
     pub uapi: uapi::Options,
 }
 
@@ -57,20 +57,20 @@ impl Default for Options {
     }
 }
 
-/// Called when a server ends by itself, with the reason; from the server's own thread, and at most once.
+/// Called at most once, on the server's own thread, when a server ends by itself, with the reason.
 pub type EndHook = Box<dyn FnOnce(String) + Send>;
 
-/// What is spoken on the connections of a control socket.
+/// A protocol on the connections of a control socket.
 pub trait Dialogue: Send + Sync {
-    /// Serves one client until it leaves; called on a thread of that client's own. A request of its that takes long is
-    /// worked on with [`Stream::work`].
+    /// Serves one client until it leaves; called on a separate thread for each client. A request that takes long is
+    /// processed inside [`Stream::work`].
     ///
     /// # Errors
-    /// If the connection ends otherwise, which is logged; `Protocol` if the client is to blame.
+    /// The reason if the connection ends otherwise, which is logged; `Protocol` if the client has caused it.
     fn serve(&self, stream: &mut Stream) -> Result<()>;
 }
 
-/// The UAPI, as a dialogue.
+/// The UAPI as a dialogue.
 struct Uapi {
     backend: Arc<dyn Backend + Send + Sync>,
     options: uapi::Options,
@@ -83,7 +83,7 @@ impl Dialogue for Uapi {
     }
 }
 
-/// A backend, as one client has it: notes when a `set` is applied.
+/// The backend of one client, which marks the time in which a `set` is applied.
 struct Noting<'a> {
     backend: &'a (dyn Backend + Send + Sync),
     work: Work,
@@ -99,13 +99,13 @@ impl Backend for Noting<'_> {
     }
 }
 
-/// When to look again for a client that may be ended, while another one waits for its place.
+/// The interval at which a client that may be ended is checked again, while another one waits for its place.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// When to try again after the system had no descriptor for a connection, from the first time to the last.
+/// The delays before a retry after a lack of descriptors, from the first to the last.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
 
-/// A control socket that is being served. Dropping it stops it.
+/// A running server of a control socket. Dropping it stops it.
 pub struct Server {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -116,16 +116,16 @@ struct Shared {
     options: Options,
     stopping: AtomicBool,
     wake: Wake,
-    /// Of the server's threads.
+    /// The ids of the server's threads.
     owner: Owner,
 }
 
 impl Server {
     /// Serves `backend` through the UAPI until [`stop`](Self::stop), or until the socket's file is removed, moved or
-    /// replaced: then, and if it cannot go on for another reason, `ended` is told why.
+    /// replaced: then, and if it cannot continue for another reason, `ended` is called with the reason.
     ///
     /// # Errors
-    /// If the socket cannot be waited for, or a thread cannot be started.
+    /// Errors of waiting for the socket, or of starting a thread.
     pub fn start(
         listener: Listener,
         backend: Arc<dyn Backend + Send + Sync>,
@@ -135,7 +135,7 @@ impl Server {
         Self::start_with(listener, Arc::new(Uapi { backend, options: options.uapi }), options, ended)
     }
 
-    /// As [`start`](Self::start), for any dialogue.
+    /// Starts a server like [`start`](Self::start), for any dialogue.
     ///
     /// # Errors
     /// As [`start`](Self::start).
@@ -156,8 +156,8 @@ impl Server {
         Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }
 
-    /// Ends all connections, waits for their threads, and removes the socket's file. A `set` that was not read to its
-    /// end is not applied. Idempotent.
+    /// Ends all connections, waits for their threads, and removes the socket's file. A `set` that was not read
+    /// completely is not applied. Idempotent.
     ///
     /// # Errors
     /// `Busy` on one of the server's own threads, which cannot wait for itself.
@@ -204,7 +204,7 @@ fn no_thread(name: &str, error: &io::Error) -> Error {
     Error::new(ErrorKind::Resources, format!("cannot start the thread {name}: {error}"))
 }
 
-/// What the accepting thread works with.
+/// The state of the accepting thread.
 struct Acceptor {
     shared: Arc<Shared>,
     incoming: Incoming,
@@ -212,11 +212,11 @@ struct Acceptor {
     shortage: Shortage,
 }
 
-/// How a lack of descriptors is met.
+/// The handling of a lack of descriptors.
 struct Shortage {
-    /// The log has a line about this shortage.
+    /// Whether this shortage was logged.
     told: bool,
-    /// When to try again, if nothing that we do frees a descriptor.
+    /// The time of the next attempt, unless a descriptor is freed before.
     retry: Duration,
 }
 
@@ -228,7 +228,7 @@ impl Acceptor {
             Err(_) => Some("internal error: a panic was caught".into()),
         };
         let Self { shared, incoming, connections, .. } = self;
-        // From here on, the end of a stream is not what its client meant.
+        // From here on, the end of a stream was not caused by its client.
         shared.stopping.store(true, Ordering::Release);
         drop(incoming);
         connections.iter().for_each(Connection::shut_down);
@@ -239,7 +239,7 @@ impl Acceptor {
         }
     }
 
-    /// Returns why it ended by itself, or `None` if it was stopped.
+    /// Returns the reason if it ended by itself, or `None` if it was stopped.
     fn accept_until_stopped(&mut self) -> io::Result<Option<String>> {
         loop {
             self.reap();
@@ -254,7 +254,7 @@ impl Acceptor {
         }
     }
 
-    /// Forgets connections that have ended.
+    /// Removes connections that have ended.
     fn reap(&mut self) {
         for ended in self.connections.extract_if(.., |c| c.is_done()) {
             ended.join();
@@ -262,7 +262,8 @@ impl Acceptor {
         self.incoming.renew_spare();
     }
 
-    /// Accepts what waits, as far as there is room. Returns when to try again at the latest, if clients still wait.
+    /// Accepts waiting clients, as far as there is room. Returns the latest time of the next attempt, if clients still
+    /// wait.
     fn accept_all(&mut self) -> io::Result<Option<Duration>> {
         while !self.shared.is_stopping() {
             if self.connections.len() >= self.shared.options.connections.max(1) {
@@ -286,7 +287,7 @@ impl Acceptor {
                     WouldBlock => break,
                     Interrupted | ConnectionAborted => {}
                     _ if ErrorKind::of_io(&e) == ErrorKind::Resources => {
-                        // It fails like this also if no client waits.
+                        // It also fails in this way if no client waits.
                         if !self.incoming.client_waits() {
                             break;
                         }
@@ -301,8 +302,8 @@ impl Acceptor {
         Ok(None)
     }
 
-    /// Does what can be done about a lack of descriptors. Returns `None` if accepting may work now, or else when to try
-    /// again at the latest.
+    /// Handles a lack of descriptors. Returns `None` if accepting may work now, otherwise the latest time of the next
+    /// attempt.
     fn meet_shortage(&mut self, error: &io::Error) -> Option<Duration> {
         if !mem::replace(&mut self.shortage.told, true) {
             tracing::warn!(%error, "control connections cannot be accepted as usual");
@@ -319,8 +320,8 @@ impl Acceptor {
     }
 
     /// Ends the connection that has been idle longest, unless another one is ending. Returns false if none can be
-    /// ended; otherwise its thread wakes us when its place is free. As a client that has left may still have a `set`
-    /// applied, that may take long: to be called again after a while.
+    /// ended; otherwise its thread wakes the accepting one when its place is free. Call it again after a while, as that
+    /// may take long: a `set` of a client that has left may still be being applied.
     fn make_room(&self) -> bool {
         if self.connections.iter().any(Connection::end_if_left) {
             return true;

@@ -1,4 +1,4 @@
-//! Binding a socket whose file only its owner may ever connect to, asking whether a client waits, and taking turns in a
+//! Binding a socket that only its owner can ever connect to, checking for a waiting client, and taking turns in a
 //! directory.
 #![allow(unsafe_code)] // fchownat(2), flock(2), poll(2), umask(2)
 
@@ -13,13 +13,13 @@ use std::{
 
 use socket2::{SockAddr, Socket};
 
-/// For how long to wait for a turn. Those who take turns are done in no time.
+/// The time limit for a turn, which normally takes no time.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Waits until no other process that asks for a turn in this directory has it; the turn ends with the value.
+/// Waits until no other process has the turn in this directory; the turn ends when the value is dropped.
 ///
-/// Any process that may read the directory can keep the turn for ever. So after a second it is not waited for any
-/// longer, and `None` returned: to have it is a courtesy among daemons that start at the same moment.
+/// Any process that can read the directory could keep the turn forever. Therefore `None` is returned after a second:
+/// the turn is a courtesy among daemons that start at the same moment.
 pub(super) fn lock_directory(directory: &Path) -> Option<File> {
     let turn = File::open(directory).ok()?;
     let start = Instant::now();
@@ -34,28 +34,29 @@ pub(super) fn lock_directory(directory: &Path) -> Option<File> {
     Some(turn)
 }
 
-/// Whether a client waits to be accepted. Unlike accept(2), this needs no free descriptor.
+/// Returns whether a client waits to be accepted. Unlike accept(2), this needs no free descriptor.
 pub(super) fn client_waits(listener: impl AsFd) -> bool {
     poll_now(listener, libc::POLLIN) != 0
 }
 
-/// Whether the other side of a connection has closed it.
+/// Returns whether the other side of a connection has closed it.
 pub(super) fn has_hung_up(stream: impl AsFd) -> bool {
     poll_now(stream, 0) & libc::POLLHUP != 0
 }
 
-/// What poll(2) says of a descriptor at this moment.
+/// Returns the present events of a descriptor, by poll(2).
 fn poll_now(fd: impl AsFd, events: libc::c_short) -> libc::c_short {
     let mut poll = libc::pollfd { fd: fd.as_fd().as_raw_fd(), events, revents: 0 };
     // SAFETY: poll(2) writes to one `pollfd`, which lives; the descriptor is borrowed.
     match unsafe { libc::poll(&raw mut poll, 1, 0) } {
-        // The call that is asked about tells the reason.
+        // The following call on the descriptor returns the reason.
         -1 => events,
         _ => poll.revents,
     }
 }
 
-/// Changes the owner of a file if it `is_meant`. The file is held in between, so that no other can take its name.
+/// Changes the owner of a file if it `is_meant`. The file is kept open in between, so that no other file can be
+/// changed.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) fn change_owner(
     path: &Path,
@@ -76,9 +77,10 @@ pub(super) fn change_owner(
     }
 }
 
-/// Binds; the file's mode is 0600 from its first moment on.
+/// Binds a socket whose file has mode 0600 from the beginning.
 ///
-/// Linux takes the file's mode from the socket's own, so the umask, which belongs to the whole process, is left alone.
+/// Linux derives the file's mode from that of the socket, so the umask, which belongs to the whole process, is not
+/// used.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) fn bind_private(socket: Socket, address: &SockAddr) -> io::Result<Socket> {
     use std::{
@@ -93,15 +95,15 @@ pub(super) fn bind_private(socket: Socket, address: &SockAddr) -> io::Result<Soc
     Ok(socket)
 }
 
-/// Binds; the file's mode is 0600 from its first moment on.
+/// Binds a socket whose file has mode 0600 from the beginning.
 ///
-/// This goes through the umask: files that other threads create in this moment are just as private.
+/// This changes the umask for a moment: files that other threads create at the time are private as well.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(super) fn bind_private(socket: Socket, address: &SockAddr) -> io::Result<Socket> {
     use crate::sync;
     use std::sync::Mutex;
 
-    // Or else one would put back the other's umask.
+    // Otherwise one thread would restore the umask of another.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _guard = sync::lock(&ONE_AT_A_TIME);
     // SAFETY: umask(2) takes a number and cannot fail.

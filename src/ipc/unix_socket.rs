@@ -1,4 +1,5 @@
-//! The calls of Unix for a control socket: waiting for clients and for the end of the socket's file, and a connection.
+//! The system calls of Unix for a control socket: waiting for clients and for the end of the socket's file, and
+//! connections.
 
 use std::{
     io::{self, Read, Write},
@@ -27,13 +28,13 @@ impl Wake {
     }
 }
 
-/// Clients that connect.
+/// Accepts clients.
 pub(super) struct Incoming {
     poll: Poll,
     events: Events,
     listener: Listener,
     watch: Option<Watch>,
-    /// Gives its descriptor to a connection when there is no other, so that one client can always be served.
+    /// A descriptor that is released for a connection when there is no other, so that one client can always be served.
     spare: Option<UnixDatagram>,
 }
 
@@ -52,8 +53,8 @@ impl Incoming {
         Ok((Self { poll, events: Events::with_capacity(8), listener, watch, spare }, wake))
     }
 
-    /// Waits for a client, for a change of the socket's file, for a wake-up, or until the time is over. To be called
-    /// when [`accept`](Self::accept) would block, or no client can be accepted now.
+    /// Waits for a client, for a change of the socket's file, for a wake-up, or until the time limit. Call it when
+    /// [`accept`](Self::accept) would block, or no client can be accepted now.
     pub(super) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let look = self.watch.as_ref().and_then(Watch::interval);
         match self.poll.poll(&mut self.events, [timeout, look].into_iter().flatten().min()) {
@@ -67,12 +68,12 @@ impl Incoming {
         self.listener.socket().accept().map(|(stream, _)| ClientStream { stream, idle: Duration::ZERO })
     }
 
-    /// Whether a client waits to be accepted. This needs no descriptor.
+    /// Returns whether a client waits to be accepted. This needs no descriptor.
     pub(super) fn client_waits(&self) -> bool {
         sys::client_waits(self.listener.socket())
     }
 
-    /// Whether the socket's file is no longer ours, so that no more clients will come.
+    /// Returns whether the socket's file is no longer the same, so that no more clients will connect.
     pub(super) fn is_gone(&self) -> bool {
         self.watch.as_ref().is_some_and(|watch| {
             watch.drain();
@@ -80,7 +81,7 @@ impl Incoming {
         })
     }
 
-    /// Whether there is a descriptor for the case that there are no others.
+    /// Returns whether a descriptor is reserved.
     pub(super) const fn has_spare(&self) -> bool {
         self.spare.is_some()
     }
@@ -90,7 +91,7 @@ impl Incoming {
         self.spare.take().is_some()
     }
 
-    /// Takes such a descriptor again if there is one to be had.
+    /// Reserves a descriptor again, if one is available.
     pub(super) fn renew_spare(&mut self) {
         if self.spare.is_none() {
             self.spare = UnixDatagram::unbound().ok();
@@ -98,14 +99,14 @@ impl Incoming {
     }
 }
 
-/// How often a write looks for room. Linux wakes it only when most of the socket's buffer was read, which takes a slow
-/// reader many seconds.
+/// The interval at which a write checks for room. Linux wakes it only when most of the socket's buffer was read, which
+/// takes a slow reader many seconds.
 const LOOK_FOR_ROOM: Duration = Duration::from_millis(250);
 
 /// A connection to a client.
 pub(super) struct ClientStream {
     stream: UnixStream,
-    /// How long a write waits for the client.
+    /// The time limit of a write that waits for the client.
     idle: Duration,
 }
 
@@ -113,7 +114,7 @@ impl ClientStream {
     /// Makes reads and writes fail if the client does nothing for this long.
     pub(super) fn set_idle(&mut self, idle: Duration) -> io::Result<()> {
         self.idle = idle;
-        // Some systems hand this down from the listener.
+        // Some systems inherit this from the listener.
         self.stream.set_nonblocking(false)?;
         self.stream.set_read_timeout(Some(idle))?;
         self.stream.set_write_timeout(Some(idle.min(LOOK_FOR_ROOM)))
@@ -135,11 +136,11 @@ impl ClientStream {
 
     /// Ends current and later reads and writes.
     pub(super) fn shut_down(&self) {
-        // The client may have gone first.
+        // The client may have closed it first.
         let _ = self.stream.shutdown(Shutdown::Both);
     }
 
-    /// Whether the client has closed the connection.
+    /// Returns whether the client has closed the connection.
     pub(super) fn has_hung_up(&self) -> bool {
         sys::has_hung_up(&self.stream)
     }

@@ -1,7 +1,7 @@
-//! Notices that something happens to a file: inotify on Linux, a look now and then elsewhere, and where a user has no
-//! inotify instance or watch left.
+//! Watches a file for changes: by inotify on Linux, by periodic checks elsewhere, and if a user has no inotify instance
+//! or watch left.
 //!
-//! Both only say when to look. What has become of the file, its owner sees for itself.
+//! Both only report when to check. The owner of the file determines the change.
 #![allow(unsafe_code)]
 
 pub(super) use imp::Watch;
@@ -20,13 +20,13 @@ mod imp {
         time::Duration,
     };
 
-    /// Room for a good many events: those of a file that is watched itself carry no name.
+    /// The size of a buffer for several events: those of a directly watched file have no name.
     const BUFFER: usize = 1024;
 
-    /// Between two looks at a file that cannot be watched. Each is a wake-up.
+    /// The interval between two checks of a file that cannot be watched. Each is a wake-up.
     const LOOK: Duration = Duration::from_secs(10);
 
-    /// A file that is watched, or else looked at.
+    /// A file that is watched, or else checked periodically.
     #[derive(Debug)]
     pub(crate) struct Watch(Option<OwnedFd>);
 
@@ -41,13 +41,13 @@ mod imp {
             Self(watch.ok())
         }
 
-        /// How often to look without being told to.
+        /// Returns the interval of checks without a report.
         pub(crate) fn interval(&self) -> Option<Duration> {
             self.0.is_none().then_some(LOOK)
         }
 
         fn inotify(path: &Path) -> io::Result<OwnedFd> {
-            // An open socket keeps its inode: that its last name was removed shows as a change of attributes.
+            // An open socket keeps its inode: the removal of its last name is reported as a change of attributes.
             const EVENTS: u32 = libc::IN_ATTRIB | libc::IN_DELETE_SELF | libc::IN_MOVE_SELF | libc::IN_DONT_FOLLOW;
             let path = CString::new(path.as_os_str().as_bytes())?;
             // SAFETY: inotify_init1(2) takes a number.
@@ -59,12 +59,12 @@ mod imp {
             Ok(fd)
         }
 
-        /// Becomes readable when it is time to look.
+        /// Returns a descriptor that becomes readable when it is time to check.
         pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
             self.0.as_ref().map(AsFd::as_fd)
         }
 
-        /// Takes note of everything that was told so far. To be called before looking.
+        /// Consumes all reports so far. Call it before a check.
         pub(crate) fn drain(&self) {
             let Some(fd) = &self.0 else {
                 return;
@@ -80,7 +80,7 @@ mod imp {
 mod imp {
     use std::{os::fd::BorrowedFd, path::Path, time::Duration};
 
-    /// A file that is watched.
+    /// A watched file.
     #[derive(Debug)]
     pub(crate) struct Watch;
 
@@ -90,19 +90,19 @@ mod imp {
             Self
         }
 
-        /// How often to look without being told to.
+        /// Returns the interval of checks without a report.
         #[allow(clippy::unused_self, clippy::unnecessary_wraps, reason = "elsewhere it depends")]
         pub(crate) fn interval(&self) -> Option<Duration> {
             Some(Duration::from_secs(1))
         }
 
-        /// Becomes readable when it is time to look.
+        /// Returns a descriptor that becomes readable when it is time to check.
         #[allow(clippy::unused_self, reason = "elsewhere there is one")]
         pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
             None
         }
 
-        /// Takes note of everything that was told so far. To be called before looking.
+        /// Consumes all reports so far. Call it before a check.
         #[allow(clippy::unused_self, reason = "elsewhere there is something to take")]
         pub(crate) fn drain(&self) {}
     }

@@ -51,7 +51,7 @@ const LEVEL_VERBOSE: c_uint = 2;
 /// Threads: as wg_log_fn_t of wg_embed.h. Inside it, functions that take a handle fail.
 pub type LogSink = Option<unsafe extern "C" fn(level: c_uint, msg: *const c_char, context: u64)>;
 
-/// What a tunnel was given for its log.
+/// The log function and context of a tunnel.
 #[derive(Clone, Copy)]
 struct Sink {
     function: unsafe extern "C" fn(c_uint, *const c_char, u64),
@@ -140,7 +140,7 @@ pub unsafe extern "C" fn wgTurnOn(settings: *mut c_char, fd: c_int, log_sink: Lo
 }
 
 /// # Safety
-/// That of [`wgTurnOn`].
+/// As for [`wgTurnOn`].
 unsafe fn turn_on(mtu: isize, settings: *const c_char, fd: c_int, log_sink: LogSink, context: u64) -> i32 {
     set_default_level(WG_LOG_DEBUG);
     let sink = log_sink.map(|function| Sink { function, context });
@@ -169,7 +169,7 @@ unsafe fn turn_on(mtu: isize, settings: *const c_char, fd: c_int, log_sink: LogS
 /// Returns a handle, or a [`wg_result_t`].
 ///
 /// # Safety
-/// That of [`wgTurnOn`], but `fd` stays the caller's if this fails.
+/// As for [`wgTurnOn`], but the caller keeps `fd` if this fails.
 unsafe fn start(mtu: isize, settings: *const c_char, fd: c_int, sink: Option<Sink>) -> i32 {
     #[cfg(not(target_os = "android"))] // There the maker of the interface has set it.
     if mtu != 0 && is_mtu(mtu) && !settings.is_null() {

@@ -1,6 +1,6 @@
-//! One instance of a named pipe. Its calls wait in this thread, until an event ends them or the time is over.
+//! One instance of a named pipe. Its calls wait on the calling thread, until an event or the time limit ends them.
 //!
-//! No buffers of a library lie in between, so that keys that pass are only where the caller wipes them.
+//! There are no buffers of a library in between, so keys are only in memory that the caller wipes.
 #![allow(unsafe_code)]
 
 use std::{
@@ -60,12 +60,12 @@ pub(super) struct Instance {
     done: Mutex<Event>,
 }
 
-/// Whether another process has the name, or this one may not have it: the system has one error for both.
+/// Returns whether another process has the name, or this one may not have it: the system has one error for both.
 pub(super) fn is_taken(error: &io::Error) -> bool {
     is(error, ERROR_ACCESS_DENIED) || is(error, ERROR_PIPE_BUSY)
 }
 
-/// Whether this process may not give the pipe to its owner.
+/// Returns whether this process may not give the pipe to its owner.
 pub(super) fn is_owner_refused(error: &io::Error) -> bool {
     is(error, ERROR_INVALID_OWNER)
 }
@@ -121,7 +121,7 @@ impl Instance {
         }
     }
 
-    /// Reads what there is, and waits if there is nothing; 0 if the client has closed the connection.
+    /// Reads available bytes, and waits if there are none; 0 if the client has closed the connection.
     pub(super) fn read(&self, into: &mut [u8], ended: &Event, timeout: Option<Duration>) -> io::Result<usize> {
         let (buffer, room) = (into.as_mut_ptr(), into.len().try_into().unwrap_or(u32::MAX));
         let read = |overlapped| {
@@ -143,15 +143,15 @@ impl Instance {
         })
     }
 
-    /// Whether the client has closed the connection.
+    /// Returns whether the client has closed the connection.
     pub(super) fn has_hung_up(&self) -> bool {
         let (pipe, none) = (self.pipe.as_raw_handle(), ptr::null_mut());
         // SAFETY: nothing is asked for but whether it works.
         unsafe { PeekNamedPipe(pipe, ptr::null_mut(), 0, none, none, none) == 0 }
     }
 
-    /// Starts an operation, and waits for its end. If `cancel` is set first, or the time is over, it is cancelled, and
-    /// the error is `ConnectionAborted` or `TimedOut`. In any case the operation is over when this returns.
+    /// Starts an operation, and waits for its end. If `cancel` is set first, or after the time limit, it is cancelled,
+    /// and the error is `ConnectionAborted` or `TimedOut`. In any case the operation has ended when this returns.
     fn complete(
         &self,
         cancel: &Event,
@@ -167,7 +167,7 @@ impl Instance {
                 return Err(error);
             }
         }
-        // An end that was asked for before counts more than what is there.
+        // An earlier request to end has priority over available bytes.
         let waited = wait_any(&[cancel.as_handle(), done.as_handle()], timeout);
         if !matches!(waited, Ok(Some(1))) {
             // SAFETY: the operation was started on this handle with this structure. It may be done already.

@@ -1,4 +1,4 @@
-//! One client of a control socket: its thread, and when it may be ended for another one.
+//! One client of a control socket: its thread, and when it may be disconnected in favour of another client.
 
 use std::{
     io::{self, ErrorKind::ConnectionAborted, Read, Write},
@@ -13,23 +13,23 @@ use std::{
 use super::Shared;
 use crate::{error::ErrorKind, ipc::system::ClientStream, sync, thread};
 
-/// A request makes progress while it moves at least this many bytes a second. A program moves far more.
+/// The minimum rate of progress of a request, in bytes a second. Programs are far faster.
 const PACE: u128 = 4096;
 
-/// A request that has moved no byte for this long makes no progress, however fast it was before.
+/// The time without a byte after which a request makes no progress, however fast it was before.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The most bytes that one call writes. Progress is noted after each call, so a reader that keeps the [`PACE`] makes
-/// progress also within a large answer.
+/// The maximum number of bytes in one write. Progress is recorded after each call, so a reader that keeps the [`PACE`]
+/// also makes progress within a large answer.
 const PART: usize = 4096;
 
-/// A connection, as its server sees it.
+/// A connection, from the server's point of view.
 pub(super) struct Connection {
     client: Arc<Client>,
     thread: JoinHandle<()>,
 }
 
-/// What a connection's thread and its server share.
+/// The state that a connection's thread and its server share.
 struct Client {
     stream: ClientStream,
     activity: Mutex<Activity>,
@@ -55,7 +55,7 @@ impl Client {
 
 impl Connection {
     pub(super) fn start(mut stream: ClientStream, shared: &Arc<Shared>) -> io::Result<Self> {
-        // A duration of zero means none at all to the system.
+        // The system takes a duration of zero as no limit.
         stream.set_idle(shared.options.idle.max(Duration::from_millis(1)))?;
         let activity = Mutex::new(Activity::new(Instant::now()));
         let client = Arc::new(Client { stream, activity, interrupt: Mutex::default(), done: AtomicBool::new(false) });
@@ -64,19 +64,19 @@ impl Connection {
         Ok(Self { client, thread })
     }
 
-    /// Whether its thread is about to end.
+    /// Returns whether its thread is about to end.
     pub(super) fn is_done(&self) -> bool {
         self.client.done.load(Ordering::Acquire)
     }
 
-    /// Since when no request was completed.
+    /// Returns the time since which no request was completed.
     pub(super) fn idle_since(&self) -> Instant {
         self.client.activity().idle_since
     }
 
-    /// Whether its place is about to be free: [`end_if_idle`](Self::end_if_idle) ended it, or its client has left and
-    /// no request of it is being worked on; one that waits is interrupted. The client may have left a `set` behind, so
-    /// this can still change.
+    /// Returns whether its place is about to be free: [`end_if_idle`](Self::end_if_idle) has ended it, or its client
+    /// has left and no request of it is being processed; a waiting one is interrupted. The client may have left a `set`
+    /// behind, so the result can still change.
     pub(super) fn end_if_left(&self) -> bool {
         let activity = self.client.activity();
         if activity.ended {
@@ -90,8 +90,8 @@ impl Connection {
         has_left
     }
 
-    /// Ends it unless a request of it is being worked on, or makes progress. What it sends from now on is not applied.
-    /// Returns whether it was ended.
+    /// Ends it unless a request of it is being processed, or makes progress. Later requests are not applied. Returns
+    /// whether it was ended.
     pub(super) fn end_if_idle(&self) -> bool {
         let mut activity = self.client.activity();
         if !activity.is_idle(Instant::now()) {
@@ -115,16 +115,16 @@ impl Connection {
     }
 }
 
-/// What a client has done so far, as far as it matters when another one needs its place.
+/// The activity of a client, which determines whether another one may replace it.
 #[derive(Debug)]
 struct Activity {
-    /// When its last request was answered, or when it connected.
+    /// The time at which its last request was answered, or at which it connected.
     idle_since: Instant,
-    /// The request that is under way, if a byte of it was moved.
+    /// The request in progress, if a byte of it was moved.
     request: Option<Request>,
-    /// It is the client's turn to send or to take something, or its request waits for something else.
+    /// The client has to send or to receive, or its request waits for something else.
     waiting: bool,
-    /// A request is being worked on, which may take long.
+    /// A request is being processed, which may take long.
     working: bool,
     ended: bool,
 }
@@ -132,9 +132,9 @@ struct Activity {
 #[derive(Debug)]
 struct Request {
     began: Instant,
-    /// When a byte of it was last moved.
+    /// The time at which a byte of it was last moved.
     last: Instant,
-    /// Bytes moved either way.
+    /// The number of bytes moved in either direction.
     moved: usize,
 }
 
@@ -154,7 +154,7 @@ impl Activity {
         self.request = None;
     }
 
-    /// What was read was the whole request, and the answer begins after the wait.
+    /// Reports that the whole request was read, and the answer begins after the wait.
     fn begin_wait(&mut self) {
         (self.working, self.waiting, self.request) = (false, true, None);
     }
@@ -163,7 +163,7 @@ impl Activity {
         (self.working, self.waiting) = (true, false);
     }
 
-    /// Whether its place may be given to another client.
+    /// Returns whether another client may replace it.
     fn is_idle(&self, now: Instant) -> bool {
         self.waiting && !self.ended && !self.request.as_ref().is_some_and(|r| r.makes_progress(now))
     }
@@ -176,10 +176,10 @@ impl Request {
     }
 }
 
-/// A connection, as its own thread sees it. When it is dropped, the connection is over.
+/// A connection, from the point of view of its own thread. Dropping it ends the connection.
 ///
-/// Flushing it marks the end of an answer: from then on the client counts as idle. A read or a write fails once the
-/// server is being stopped, or another client has taken the place of this one.
+/// Flushing it marks the end of an answer: from then on the client counts as idle. Reads and writes fail once the
+/// server is being stopped, or another client has replaced this one.
 pub struct Stream {
     client: Arc<Client>,
     shared: Arc<Shared>,
@@ -195,27 +195,27 @@ impl Stream {
         }
     }
 
-    /// What the work on a request is to be done with, so that the server waits for its end.
+    /// Returns the guard for work on a request, for whose end the server waits.
     #[must_use]
     pub fn work(&self) -> Work {
         Work(self.client.clone())
     }
 
-    /// Sets what ends a wait in [`Work::waits`], and lets no later one begin. It is called on another thread, at most
-    /// once, when the server is stopped, another client takes the place of this one, or one needs it and this one has
-    /// left. To be set before the first read, from which on it is called in time.
+    /// Sets the function that ends a wait in [`Work::waits`] and prevents later ones. It is called on another thread,
+    /// at most once, when the server is stopped, another client replaces this one, or another client needs its place
+    /// and this one has left. Set it before the first read, from which on it may be called.
     pub fn on_interrupt(&self, interrupt: impl FnOnce() + Send + 'static) {
         *sync::lock(&self.client.interrupt) = Some(Box::new(interrupt));
     }
 
-    /// Does one call that may wait for the client.
+    /// Makes one call that may wait for the client.
     fn wait(&self, call: impl FnOnce(&ClientStream) -> io::Result<usize>) -> io::Result<usize> {
         self.client.activity().waiting = true;
         let result = call(&self.client.stream);
         let mut activity = self.client.activity();
         activity.waiting = false;
         if activity.ended || self.shared.is_stopping() {
-            // The connection was cut by us: what was read so far is not a whole request.
+            // The server has ended the connection: the bytes read so far are not a whole request.
             return Err(ConnectionAborted.into());
         }
         let moved = result?;
@@ -226,11 +226,11 @@ impl Stream {
     }
 }
 
-/// Notes when a request of a client is being worked on.
+/// Marks the time in which a request of a client is being processed.
 pub struct Work(Arc<Client>);
 
 impl Work {
-    /// Does the work. Meanwhile the place of the client is not about to be free, even if the client has left.
+    /// Does the work. During the work the place of the client does not become free, even if the client has left.
     pub fn during<R>(&self, work: impl FnOnce() -> R) -> R {
         self.0.activity().working = true;
         let outcome = work();
@@ -238,8 +238,8 @@ impl Work {
         outcome
     }
 
-    /// Waits, during the work, for something that changes nothing by itself. The client is idle during the wait: its
-    /// place may be given to another client, and the function set by [`Stream::on_interrupt`] must then end the wait.
+    /// Waits, during the work, for an event that changes nothing by itself. The client is idle during the wait: another
+    /// client may replace it, and the function set by [`Stream::on_interrupt`] must then end the wait.
     pub fn waits<R>(&self, wait: impl FnOnce() -> R) -> R {
         self.0.activity().begin_wait();
         let outcome = wait();
