@@ -1,4 +1,4 @@
-//! Why a command failed, and the exit code that says so.
+//! The failure of a command, and its exit code.
 
 use std::{fmt, io, process::ExitCode};
 
@@ -7,16 +7,16 @@ use wg_embed::ErrorKind;
 /// A result of a command.
 pub(crate) type Result<T> = std::result::Result<T, Failure>;
 
-/// What a script can tell apart.
+/// The kinds of failures that scripts can distinguish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
-    /// Anything that has no code of its own, and problems that were found.
+    /// A failure without its own code, or problems that were found.
     Failed = 1,
-    /// The arguments are wrong.
+    /// The arguments are invalid.
     Usage = 2,
     /// No daemon answers for the tunnel, or a file is missing.
     NotFound = 3,
-    /// The user may not do this.
+    /// The user lacks the permission.
     Permission = 4,
 }
 
@@ -24,7 +24,7 @@ pub(crate) enum Exit {
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) exit: Exit,
-    /// What was tried and why it failed; empty if all is said already.
+    /// The attempted operation and the reason; empty if everything was printed already.
     pub(crate) text: String,
 }
 
@@ -37,12 +37,12 @@ impl Failure {
         Self { exit: Exit::Usage, text: text.into() }
     }
 
-    /// A failure about which everything has been printed.
+    /// Returns a failure about which everything has been printed.
     pub(crate) fn reported() -> Self {
         Self::new("")
     }
 
-    /// A failure of the system; `context` says what was tried.
+    /// Returns a failure of the system; `context` is the attempted operation.
     pub(crate) fn io(context: impl fmt::Display, error: &io::Error) -> Self {
         let exit = match error.kind() {
             io::ErrorKind::NotFound => Exit::NotFound,

@@ -1,4 +1,4 @@
-//! `genkey`, `pubkey` and `genpsk`, as wg(8) has them.
+//! `genkey`, `pubkey` and `genpsk`, as in wg(8).
 
 use std::{
     fs::File,
@@ -14,7 +14,7 @@ use crate::{
     output::{complain, print_raw},
 };
 
-/// Base64 of a key.
+/// The length of a key in base64.
 const KEY_LEN: usize = 44;
 
 pub(crate) fn generate_private() -> Result<()> {
@@ -46,7 +46,7 @@ fn write_secret(key: &str) -> Result<()> {
     print_raw(&line)
 }
 
-/// Whether the output is a file that others may read or write.
+/// Returns whether the output is a file that other users may read or write.
 fn is_open_to_others() -> bool {
     #[cfg(unix)]
     {
@@ -58,7 +58,7 @@ fn is_open_to_others() -> bool {
     false
 }
 
-/// Why a text holds no key.
+/// The reason why a text is not a key.
 #[derive(Debug)]
 pub(crate) enum Unreadable {
     TooShort,
@@ -76,8 +76,8 @@ impl Unreadable {
     }
 }
 
-/// Reads 44 characters, and nothing but white space behind them; `None` if there is nothing at all. At a terminal the
-/// line ends the key.
+/// Reads 44 characters, and only white space behind them; `None` for an empty input. At a terminal the line ends the
+/// key.
 pub(crate) fn read_key(
     mut from: impl Read,
     may_be_terminal: bool,
@@ -103,7 +103,8 @@ pub(crate) fn read_key(
     }
 }
 
-/// Reads a file with a preshared key, or with the bytes of a private one; an empty file is all zeros, which means none.
+/// Reads a file with a preshared key, or with the bytes of a private one; an empty file is all zeros, which means no
+/// key.
 pub(crate) fn from_file(path: &Path) -> Result<PresharedKey> {
     let file = File::open(path).map_err(|error| Failure::io(format_args!("cannot open {}", path.display()), &error))?;
     let bad = |reason: &str| Failure::new(format!("{}: {reason}", path.display()));

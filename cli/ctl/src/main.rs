@@ -1,6 +1,6 @@
-//! `wg-embedctl`: the tool that people have in hand for tunnels of userspace daemons.
+//! `wg-embedctl`: a command-line tool for tunnels of userspace daemons.
 //!
-//! It speaks the UAPI, wg(8)'s protocol, on the daemon's control socket: that of wg-embed, wireguard-go or boringtun.
+//! It uses the UAPI, the protocol of wg(8), on the control socket of the daemon: wg-embed, wireguard-go or boringtun.
 //! It also starts tunnels: as wg-quick(8) does, and as a manager of the VPN manager protocol.
 
 mod arguments;
@@ -103,14 +103,14 @@ fn completions(shell: clap_complete::Shell) -> Result<()> {
     print_raw(&script)
 }
 
-/// The page, with each command as a section of its own.
+/// Returns the manual page, with a section for each command.
 fn man() -> Result<()> {
     let failed = |error: io::Error| Failure::io("cannot write the manual page", &error);
     let mut page = Vec::new();
     let mut command = Arguments::command();
     command.build();
     let man = clap_mangen::Man::new(command.clone()).section("8");
-    // Without its list of commands, which names a page for each of them.
+    // Without the list of commands, which names a page for each of them.
     let mut begin = || {
         man.render_title(&mut page)?;
         man.render_name_section(&mut page)?;
@@ -127,7 +127,7 @@ fn man() -> Result<()> {
         man.render_description_section(&mut body)?;
         man.render_synopsis_section(&mut body)?;
         man.render_options_section(&mut body)?;
-        // Sections of a page of its own are subsections here.
+        // Sections of a command's page are subsections here.
         let body = String::from_utf8_lossy(&body).replace(".SH ", ".SS ");
         page.extend_from_slice(body.as_bytes());
         Ok(())

@@ -1,4 +1,4 @@
-//! Writing to the terminal, or to whatever stands in its place.
+//! Output to the terminal, or a file or pipe in its place.
 
 use std::{
     fmt::Display,
@@ -17,7 +17,7 @@ pub(crate) const CYAN: Style = AnsiColor::Cyan.on_default();
 pub(crate) const RED: Style = AnsiColor::Red.on_default();
 pub(crate) const BLUE: Style = AnsiColor::Blue.on_default();
 
-/// A text in a style. What is not a terminal gets the text alone.
+/// Formats a text in a style, which is only used for a terminal.
 pub(crate) fn styled(style: Style, text: impl Display) -> String {
     format!("{style}{text}{style:#}")
 }
@@ -43,12 +43,12 @@ pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {
 
 /// Writes a line to the standard error.
 pub(crate) fn complain(text: &str) {
-    // There is no other place to say that this failed.
+    // There is no other place to report this failure.
     let _ = writeln!(anstream::stderr().lock(), "{text}");
 }
 
 fn not_written(error: &io::Error) -> Failure {
-    // The reader, often a pager, has seen enough.
+    // The reader, often a pager, needs no more.
     if error.kind() == io::ErrorKind::BrokenPipe {
         return Failure::reported();
     }

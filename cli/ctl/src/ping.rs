@@ -1,4 +1,4 @@
-//! ICMP echo requests through a tunnel, for round-trip times that no daemon tells.
+//! ICMP echo requests through a tunnel, for round-trip times, which daemons do not report.
 
 use std::{
     io::{self, ErrorKind, Read},
@@ -19,19 +19,19 @@ use crate::{
     state::State,
 };
 
-/// For how long an answer is awaited.
+/// The time limit for an answer.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Type, code, checksum, identifier, sequence number, and eight bytes that only we know.
+/// Type, code, checksum, identifier, sequence number, and eight random bytes.
 const LEN: usize = 16;
 
-/// Pings each peer that has an address of its own, one after the other.
+/// Pings each peer that has a single address, one after the other.
 pub(crate) fn peers(interface: &str, state: &State, count: u16) -> Result<Vec<Echoes>> {
     let ping = |peer: &PeerSnapshot| address_of(peer).map(|ip| ping(interface, ip, count)).transpose();
     state.peers.iter().map(ping).collect()
 }
 
-/// The first prefix of a peer that is one address.
+/// Returns the first prefix of a peer that is a single address.
 fn address_of(peer: &PeerSnapshot) -> Option<IpAddr> {
     peer.allowed_ips.iter().find(|net| net.prefix_len() == net.max_prefix_len()).map(IpNet::addr)
 }
@@ -47,7 +47,7 @@ fn ping(interface: &str, ip: IpAddr, count: u16) -> Result<Echo> {
         SystemRandom.fill(&mut secret);
         let request = request(ip.is_ipv6(), number, secret);
         let begin = Instant::now();
-        // A peer without a session or an endpoint makes this fail, which is a loss like any other.
+        // For a peer without a session or an endpoint this fails, which counts as a loss.
         if socket.send_to(&request, &SocketAddr::new(ip, 0).into()).is_err() {
             continue;
         }
@@ -60,7 +60,8 @@ fn ping(interface: &str, ip: IpAddr, count: u16) -> Result<Echo> {
     Ok(echo)
 }
 
-/// A socket for echo requests, and whether it gets IP headers. What the system allows to everybody is tried first.
+/// Opens a socket for echo requests; returns whether it receives IP headers. The kind that needs no privilege is tried
+/// first.
 fn open(interface: &str, ip: IpAddr) -> io::Result<(Socket, bool)> {
     let (domain, protocol) =
         if ip.is_ipv4() { (Domain::IPV4, Protocol::ICMPV4) } else { (Domain::IPV6, Protocol::ICMPV6) };
@@ -78,7 +79,7 @@ fn request(ipv6: bool, number: u16, secret: [u8; 8]) -> [u8; LEN] {
     packet[4..6].copy_from_slice(&secret[..2]);
     packet[6..8].copy_from_slice(&number.to_be_bytes());
     packet[8..].copy_from_slice(&secret);
-    // The kernel fills in that of ICMPv6.
+    // The kernel fills in the checksum of ICMPv6.
     if !ipv6 {
         let sum = checksum(&packet);
         packet[2..4].copy_from_slice(&sum.to_be_bytes());
@@ -86,7 +87,7 @@ fn request(ipv6: bool, number: u16, secret: [u8; 8]) -> [u8; LEN] {
     packet
 }
 
-/// The Internet checksum.
+/// Computes the Internet checksum.
 fn checksum(bytes: &[u8]) -> u16 {
     let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0)));
     let mut sum: u32 = words.sum();
@@ -96,7 +97,7 @@ fn checksum(bytes: &[u8]) -> u16 {
     !u16::try_from(sum).unwrap_or(u16::MAX)
 }
 
-/// Waits for the answer to a request; false if none comes in time.
+/// Waits for the answer to a request; false after the time limit.
 fn await_answer(socket: &Socket, has_header: bool, request: &[u8; LEN], begin: Instant) -> io::Result<bool> {
     let (mut socket, mut buffer) = (socket, [0; 256]);
     while let Some(left) = PATIENCE.checked_sub(begin.elapsed()).filter(|left| !left.is_zero()) {
@@ -105,7 +106,7 @@ fn await_answer(socket: &Socket, has_header: bool, request: &[u8; LEN], begin: I
             Ok(len) => len,
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return Ok(false),
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-            // What the network said about the request.
+            // An error that the network has reported for the request.
             Err(_) => return Ok(false),
         };
         let packet = buffer.get(..len).unwrap_or_default();
@@ -117,7 +118,7 @@ fn await_answer(socket: &Socket, has_header: bool, request: &[u8; LEN], begin: I
     Ok(false)
 }
 
-/// Whether a message is the answer to a request. The system may have changed the identifier.
+/// Returns whether a message is the answer to a request. The system may have changed the identifier.
 fn answers(message: &[u8], request: &[u8; LEN]) -> bool {
     message.len() == LEN && matches!(message[0], 0 | 129) && message[6..] == request[6..]
 }

@@ -1,4 +1,4 @@
-//! `qr`: a configuration file as a QR code, as the apps on telephones read it.
+//! `qr`: a configuration file as a QR code, as the apps on phones read it.
 
 use std::{io::Write, path::Path};
 
@@ -38,7 +38,7 @@ pub(crate) fn run(arguments: &Qr) -> Result<()> {
     }
 }
 
-/// What the apps read of a file, and the keys that they do not.
+/// Returns the part of a file that the apps read, and the keys that they ignore.
 fn for_apps(mut conf: Conf) -> (Conf, Vec<&'static str>) {
     let mut left_out = Vec::new();
     let interface = &mut conf.interface;
@@ -65,13 +65,13 @@ fn for_apps(mut conf: Conf) -> (Conf, Vec<&'static str>) {
     (conf, left_out)
 }
 
-/// The smallest code that holds a text: with the least redundancy, as it is read from a screen.
+/// Returns the smallest code for a text: with the least redundancy, as it is read from a screen.
 fn code(text: &str) -> Result<QrCode> {
     QrCode::with_error_correction_level(text, EcLevel::L)
         .map_err(|error| Failure::new(format!("a QR code cannot hold this file of {} bytes: {error}", text.len())))
 }
 
-/// The code in half blocks, black on white whatever the terminal's colours: many readers need that.
+/// Draws the code in half blocks, black on white regardless of the terminal's colours, as many readers need that.
 fn terminal(code: &QrCode) -> String {
     const WHITE_ON_BLACK: Style =
         Style::new().fg_color(Some(Color::Ansi(AnsiColor::BrightWhite))).bg_color(Some(Color::Ansi(AnsiColor::Black)));
@@ -79,7 +79,7 @@ fn terminal(code: &QrCode) -> String {
     text.lines().map(|line| format!("{}\n", styled(WHITE_ON_BLACK, line))).collect()
 }
 
-/// Writes an image that only its owner may read, in one step.
+/// Writes an image that only its owner may read, atomically.
 fn write_svg(code: &QrCode, path: &Path) -> Result<()> {
     let image = Zeroizing::new(code.render::<svg::Color<'_>>().min_dimensions(512, 512).build());
     let failed = |error: &std::io::Error| Failure::io(format_args!("cannot write {}", path.display()), error);

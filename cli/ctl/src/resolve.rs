@@ -1,4 +1,4 @@
-//! Addresses for the host names of endpoints: the UAPI takes none.
+//! Addresses for the host names of endpoints, which the UAPI does not accept.
 
 use std::net::ToSocketAddrs;
 

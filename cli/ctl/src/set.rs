@@ -1,4 +1,4 @@
-//! `set`, with the words of wg(8).
+//! `set`, with the arguments of wg(8).
 
 use std::path::Path;
 
@@ -22,7 +22,7 @@ pub(crate) fn run(sockets: &Sockets, set: &Set) -> Result<()> {
     client.set(&update)
 }
 
-/// Reads the settings: first the tunnel's, then those of each peer behind its `peer KEY`.
+/// Parses the settings: first the tunnel's, then those of each peer behind its `peer KEY`.
 fn update_of(words: &[String]) -> Result<Update> {
     let mut update = Update::default();
     let mut words = words.iter().map(String::as_str);
@@ -91,7 +91,7 @@ fn of_peer(peer: &mut PeerUpdate, word: &str, value: &str) -> Result<()> {
     Ok(())
 }
 
-/// Reads a list that replaces all prefixes, or changes only those with a sign in front.
+/// Parses a list that replaces all prefixes, or changes only those with a sign in front.
 fn allowed_ips(peer: &mut PeerUpdate, value: &str) -> Result<()> {
     let items = || value.split(',').filter(|_| !value.is_empty());
     peer.replace_allowed_ips |= value.is_empty() || items().any(|item| !item.starts_with(['+', '-']));
@@ -120,7 +120,7 @@ fn mark(value: &str) -> Result<u32> {
     }
 }
 
-/// Reads digits; `str::parse` alone would take `+1`.
+/// Parses digits; `str::parse` also accepts `+1`.
 fn number<T: std::str::FromStr>(value: &str, what: &str) -> Result<T> {
     let number = value.bytes().all(|b| b.is_ascii_digit()).then(|| value.parse().ok()).flatten();
     number.ok_or_else(|| Failure::usage(format!("{value:?} is not {what}")))

@@ -1,4 +1,4 @@
-//! The control sockets of daemons: which there are, and what is said on one.
+//! The control sockets of daemons: the list of them, and the requests on one.
 
 use std::{
     fs, io,
@@ -20,13 +20,13 @@ type Stream = std::os::unix::net::UnixStream;
 #[cfg(windows)]
 type Stream = fs::File;
 
-/// No daemon takes nearly as long for an answer.
+/// The time limit for an answer, which daemons never need.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Bytes of the longest answer that is read: 65536 peers with 100 prefixes each need half of it.
+/// The maximum length of an answer in bytes: 65536 peers with 100 prefixes each need half of it.
 const LONGEST: usize = 512 * 1024 * 1024;
 
-/// Where sockets are.
+/// The directory of the sockets.
 #[derive(Debug)]
 pub(crate) struct Sockets {
     directory: PathBuf,
@@ -37,7 +37,7 @@ impl Sockets {
         Self { directory: directory.unwrap_or_else(|| wg_embed::ipc::DIRECTORY.into()) }
     }
 
-    /// The names for which there is a socket, sorted, whether or not a daemon answers there.
+    /// Returns the names that have a socket, sorted, whether or not a daemon answers there.
     pub(crate) fn all(&self) -> Result<Vec<String>> {
         let entries = match fs::read_dir(&self.directory) {
             Ok(entries) => entries,
@@ -49,12 +49,12 @@ impl Sockets {
         Ok(names)
     }
 
-    /// The names for which a daemon listens.
+    /// Returns the names for which a daemon listens.
     pub(crate) fn answering(&self) -> Result<Vec<String>> {
         let mut names = self.all()?;
         names.retain(|name| match self.open(name) {
             Ok(_) => true,
-            // There may be one, which another user runs.
+            // There may be one of another user.
             Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
         });
         Ok(names)
@@ -68,13 +68,13 @@ impl Sockets {
         return fs::OpenOptions::new().read(true).write(true).open(self.path(name));
     }
 
-    /// Where they are.
+    /// Returns the directory.
     #[cfg(unix)]
     pub(crate) fn directory(&self) -> &std::path::Path {
         &self.directory
     }
 
-    /// The socket of a name.
+    /// Returns the path of a name's socket.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         #[cfg(unix)]
         return self.directory.join(format!("{name}.sock"));
@@ -87,7 +87,7 @@ impl Sockets {
         self.connect_within(name, PATIENCE)
     }
 
-    /// The same, with another limit for each answer.
+    /// Connects with another time limit for each answer.
     pub(crate) fn connect_within(&self, name: &str, patience: Duration) -> Result<Client> {
         check_name(name)?;
         let stream = self.open(name).map_err(|error| self.why_not(name, &error))?;
@@ -99,7 +99,7 @@ impl Sockets {
         Ok(Client { stream, name: name.to_owned(), patience })
     }
 
-    /// Why there is no daemon to talk to, and what to do about it.
+    /// Returns the reason why no daemon can be reached, and a suggestion.
     fn why_not(&self, name: &str, error: &io::Error) -> Failure {
         let path = self.path(name);
         let (exit, text) = match error.kind() {
@@ -131,7 +131,7 @@ impl Sockets {
     }
 }
 
-/// The name that a directory entry is the socket of.
+/// Returns the name that a directory entry is the socket of.
 fn name_of(entry: &fs::DirEntry) -> Option<String> {
     let file = entry.file_name().into_string().ok()?;
     #[cfg(unix)]
@@ -144,7 +144,7 @@ fn name_of(entry: &fs::DirEntry) -> Option<String> {
     Some(file)
 }
 
-/// Refuses what cannot be the name of a tunnel.
+/// Refuses an invalid name of a tunnel.
 pub(crate) fn check_name(name: &str) -> Result<()> {
     if name.is_empty() || name.contains(['/', '\\', '\0']) {
         return Err(Failure::usage(format!("{name:?} is not the name of a tunnel")));
@@ -189,7 +189,7 @@ impl Client {
         }
     }
 
-    /// Sends a request and reads to the empty line behind the answer.
+    /// Sends a request and reads the answer up to its empty line.
     fn ask(&mut self, request: &[u8]) -> io::Result<Zeroizing<Vec<u8>>> {
         self.stream.write_all(request)?;
         self.stream.flush()?;
@@ -224,7 +224,7 @@ impl Client {
     }
 }
 
-/// Appends to bytes that may be keys: where they have to move, the old place is wiped.
+/// Appends to bytes that may be keys: if they are moved, the old place is wiped.
 pub(crate) fn append_wiped(bytes: &mut Zeroizing<Vec<u8>>, more: &[u8]) {
     let needed = bytes.len() + more.len();
     if needed > bytes.capacity() {
@@ -236,7 +236,7 @@ pub(crate) fn append_wiped(bytes: &mut Zeroizing<Vec<u8>>, more: &[u8]) {
     bytes.extend_from_slice(more);
 }
 
-/// A daemon that refused a change, for the errno that it gave. Some send it negated.
+/// Returns the failure for an errno with which a daemon has refused a change. Some daemons negate it.
 fn refusal(name: &str, errno: i32) -> Failure {
     let error = io::Error::from_raw_os_error(errno.saturating_abs());
     Failure::io(format_args!("the daemon of {name} refused the change"), &error)

@@ -1,4 +1,4 @@
-//! The state of a tunnel, as a daemon tells it.
+//! The state of a tunnel, as reported by a daemon.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -10,16 +10,16 @@ use wg_embed::{
 
 use crate::failure::{Failure, Result};
 
-/// What a daemon answered to `get`.
+/// The answer of a daemon to `get`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct State {
     pub(crate) interface: InterfaceSnapshot,
-    /// In the daemon's order.
+    /// The peers in the daemon's order.
     pub(crate) peers: Vec<PeerSnapshot>,
 }
 
 impl State {
-    /// Reads an answer. Keys that are not known are skipped: a newer daemon may have more of them.
+    /// Parses an answer. Unknown keys are skipped, as a newer daemon may have more of them.
     pub(crate) fn read(answer: &[u8]) -> Result<Self> {
         let text = str::from_utf8(answer).map_err(|_| Failure::new("bytes that are no text"))?;
         let mut state = Self::default();
@@ -70,7 +70,7 @@ impl State {
         Some(())
     }
 
-    /// The public key that belongs to the private one.
+    /// Returns the public key of the private key.
     pub(crate) fn public_key(&self) -> Option<PublicKey> {
         self.interface.private_key.as_ref().map(PrivateKey::public_key)
     }
@@ -90,12 +90,12 @@ fn interface_pair(interface: &mut InterfaceSnapshot, key: &str, value: &str) -> 
     Some(())
 }
 
-/// A preshared key that is set.
+/// Returns the preshared key, if it is set.
 pub(crate) fn preshared(peer: &PeerSnapshot) -> Option<&PresharedKey> {
     Some(&peer.preshared_key).filter(|key| !key.is_zero())
 }
 
-/// A prefix as wg(8) prints it: `::1.2.3.4` where the C library writes an address so.
+/// Formats a prefix as wg(8) does: `::1.2.3.4` where the C library writes an address in that form.
 pub(crate) fn prefix_text(prefix: &IpNet) -> String {
     match prefix.addr() {
         IpAddr::V6(ip) if ip.segments()[..6] == [0; 6] && ip.segments()[6] != 0 => {

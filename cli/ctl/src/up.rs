@@ -12,7 +12,7 @@ use crate::{
     socket::Sockets,
 };
 
-/// Where wg-quick(8) looks for a file that is given by its name.
+/// The directory in which wg-quick(8) expects a file that is given by name.
 const DIRECTORY: &str = "/etc/wireguard";
 
 pub(crate) fn up(sockets: &Sockets, up: &Up) -> Result<()> {
@@ -42,7 +42,7 @@ fn options(sockets: &Sockets) -> Options {
     Options { sockets: sockets.directory().into(), ..Options::default() }
 }
 
-/// A path, or a name of a file in the usual directory.
+/// Returns the path, or that of a named file in the usual directory.
 fn file_of(argument: &Path) -> PathBuf {
     let is_name = argument.components().count() == 1 && argument.extension().is_none_or(|end| end != "conf");
     match argument.to_str().filter(|name| is_name && !name.contains('/')) {
@@ -51,7 +51,7 @@ fn file_of(argument: &Path) -> PathBuf {
     }
 }
 
-/// The name of the interface for a file.
+/// Returns the name of the interface for a file.
 fn name_of(file: &Path) -> Result<&str> {
     let name = file.file_name().and_then(|name| name.to_str()?.strip_suffix(".conf"));
     name.ok_or_else(|| Failure::usage(format!("{}: the file's name is not INTERFACE.conf", file.display())))

@@ -1,4 +1,4 @@
-//! `conf add-peer`: writes a peer behind what a file has, and leaves the rest byte for byte.
+//! `conf add-peer`: appends a peer to a file, and leaves the rest unchanged byte for byte.
 
 use std::{
     fs,
@@ -25,7 +25,7 @@ use crate::{
 
 pub(crate) fn run(arguments: &AddPeer) -> Result<()> {
     let peer = peer_of(arguments)?;
-    // The file itself, where the path is a link to it.
+    // The target, if the path is a link.
     let path = fs::canonicalize(&arguments.file)
         .map_err(|error| Failure::io(format_args!("cannot open {}", arguments.file.display()), &error))?;
     let before = read(&path)?;
@@ -53,7 +53,7 @@ fn peer_of(arguments: &AddPeer) -> Result<PeerUpdate> {
     if bad_name { Err(Failure::usage("--name: has a control character")) } else { Ok(peer) }
 }
 
-/// The bytes of a file with one peer more.
+/// Returns the bytes of the file with one more peer.
 fn with_peer(before: &[u8], peer: &PeerUpdate, name: Option<&str>) -> Result<Zeroizing<Vec<u8>>> {
     let checked = wgquick::check(before)?;
     if !checked.problems.is_empty() {
@@ -87,17 +87,17 @@ fn with_peer(before: &[u8], peer: &PeerUpdate, name: Option<&str>) -> Result<Zer
             after.extend_from_slice(line_end.as_bytes());
         }
     }
-    // What is written is what was meant.
+    // Checks that the file has the intended meaning.
     let mut expected = checked.conf.clone();
     expected.update.peers.push(PeerUpdate { replace_allowed_ips: true, ..peer.clone() });
     if Conf::from_bytes(&after)? == expected { Ok(after) } else { Err(Failure::new("the peer cannot be written")) }
 }
 
-/// Replaces a file atomically, keeping its mode and owner: a reader sees the old contents or the new ones.
+/// Replaces a file atomically, keeping its mode and owner: readers see the old contents or the new ones.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
     let metadata = fs::metadata(path)?;
-    // With mode 0600 at first.
+    // Created with mode 0600.
     let mut file = tempfile::Builder::new().prefix(".wg-embedctl-").tempfile_in(directory)?;
     file.write_all(bytes)?;
     #[cfg(unix)]

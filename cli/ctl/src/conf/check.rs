@@ -1,4 +1,4 @@
-//! `conf check`: every problem of a file.
+//! `conf check`: reports every problem of a file.
 
 use std::path::Path;
 
@@ -43,7 +43,7 @@ pub(super) fn amount(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-/// What keeps the file from being read.
+/// Returns the error that prevents reading the file.
 pub(super) fn errors(checked: &wgquick::Checked, lines: &[&str]) -> Vec<Finding> {
     let finding = |problem: &wgquick::Problem| {
         let line = lines.get(problem.line - 1).copied().unwrap_or_default();
@@ -55,7 +55,7 @@ pub(super) fn errors(checked: &wgquick::Checked, lines: &[&str]) -> Vec<Finding>
     checked.problems.iter().map(finding).collect()
 }
 
-/// Whether the last header at or above a line begins like `[Peer]`.
+/// Returns whether the last header at or above a line begins like `[Peer]`.
 fn in_peer(lines: &[&str], number: usize) -> bool {
     let header = lines.iter().take(number).rev().find_map(|line| match Line::of(line) {
         Line::Header(header) => Some(header),
@@ -64,7 +64,7 @@ fn in_peer(lines: &[&str], number: usize) -> bool {
     header.is_some_and(|header| header.trim_start_matches('[').trim_start().starts_with(['p', 'P']))
 }
 
-/// The permission bits of a file, where there are such.
+/// Returns the permission bits of a file, where they exist.
 fn mode(file: &Path) -> Option<u32> {
     #[cfg(unix)]
     {

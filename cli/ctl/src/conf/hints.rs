@@ -1,8 +1,8 @@
-//! What to write instead of what is wrong.
+//! Suggestions for errors in a file.
 
 use wg_embed::config::wgquick::{INTERFACE_KEYS, Line, PEER_KEYS};
 
-/// A hint for a line with an error; `is_peer` tells its section.
+/// Returns a hint for a line with an error; `is_peer` gives its section.
 pub(super) fn of(line: &str, wrong: &str, is_peer: bool, message: &str) -> Option<String> {
     match Line::of(line) {
         Line::Empty => of_missing(message),
@@ -50,7 +50,7 @@ fn is_key(key: &str, keys: &[&str]) -> bool {
     keys.iter().any(|known| known.eq_ignore_ascii_case(key))
 }
 
-/// Keys of other programs, and words that people use.
+/// Keys of other programs, and other common words.
 const OTHER_NAMES: [(&str, &str); 10] = [
     ("psk", "PresharedKey"),
     ("ip", "Address"),

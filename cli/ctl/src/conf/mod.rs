@@ -22,10 +22,10 @@ use crate::{
     output::complain,
 };
 
-/// The largest file that is read: 65536 peers need a quarter of it.
+/// The maximum size of a file: 65536 peers need a quarter of it.
 const LARGEST: u64 = 64 * 1024 * 1024;
 
-/// Reads a file, or the standard input for `-`.
+/// Reads a file, or standard input for `-`.
 pub(crate) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
     let failed = |error: io::Error| Failure::io(format_args!("cannot read {}", path.display()), &error);
     let (mut source, size): (Box<dyn Read>, _) = if path == Path::new("-") {
@@ -35,7 +35,7 @@ pub(crate) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
         let size = file.metadata().map_err(failed)?.len();
         (Box::new(file), size)
     };
-    // Room for all of it, so that it does not move and leave keys behind.
+    // With room for the whole file, so that it is not moved and leaves no keys behind.
     let room = usize::try_from(size.min(LARGEST)).unwrap_or_default() + 1;
     let mut bytes = Zeroizing::new(Vec::with_capacity(room));
     source.by_ref().take(LARGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
@@ -45,7 +45,7 @@ pub(crate) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
     Ok(bytes)
 }
 
-/// Reads a file without problems; those that it has are reported.
+/// Reads a file without problems; problems are reported.
 pub(crate) fn read_conf(file: &Path) -> Result<Conf> {
     let bytes = read(file)?;
     let checked = wgquick::check(&bytes).map_err(|error| Failure::new(format!("{}: {error}", file.display())))?;

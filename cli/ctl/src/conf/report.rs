@@ -1,4 +1,4 @@
-//! A finding about a file, with its place, the line, a marker, and what to write instead.
+//! A finding about a file, with its place, the line, a marker, and a suggestion.
 
 use std::{ops::Range, path::Path};
 
@@ -13,24 +13,24 @@ use crate::output::{BLUE, BOLD, CYAN, RED, YELLOW, styled};
 pub(super) enum Severity {
     /// The file cannot be used.
     Error,
-    /// It can, but hardly does what was meant.
+    /// It can be used, but probably does not do what was intended.
     Warning,
-    /// It may be what was meant.
+    /// It may be intended.
     Note,
 }
 
 #[derive(Debug)]
 pub(super) struct Finding {
     pub(super) severity: Severity,
-    /// From 1; 0 is the file as a whole.
+    /// The number of the line, from 1; 0 for the whole file.
     pub(super) line: usize,
-    /// Bytes of the line.
+    /// The range of bytes in the line.
     pub(super) span: Range<usize>,
     pub(super) message: String,
     pub(super) hint: Option<String>,
 }
 
-/// A finding as JSON. The line's text is not part of it: it may hold a key.
+/// Formats a finding as JSON, without the text of the line, which may contain a key.
 #[derive(Debug, Serialize)]
 pub(super) struct Json<'a> {
     severity: Severity,
@@ -54,7 +54,7 @@ impl Finding {
         }
     }
 
-    /// The finding as people read it.
+    /// Formats a finding for people.
     pub(super) fn text_for(&self, file: &Path, lines: &[&str]) -> String {
         let (colour, name) = match self.severity {
             Severity::Error => (RED, "error"),
@@ -87,14 +87,14 @@ impl Finding {
         self.line.checked_sub(1).and_then(|index| lines.get(index)).map_or("", |line| line.trim_end_matches('\r'))
     }
 
-    /// The column, from 1, and how many characters are marked.
+    /// Returns the column, from 1, and the number of marked characters.
     fn columns(&self, line: &str) -> (usize, usize) {
         let count = |range: Range<usize>| line.get(range).map_or(0, |text| text.chars().count());
         (count(0..self.span.start.min(line.len())) + 1, count(self.span.clone()))
     }
 }
 
-/// A line without its secrets and without characters that a terminal would act on, as many characters as before.
+/// Returns a line without its secrets and without control characters, with the same number of characters.
 fn shown(line: &str) -> String {
     let is_secret_key = |key: &str| {
         let key: String = key.chars().filter(|c| c.is_ascii_alphabetic()).collect();
@@ -103,7 +103,7 @@ fn shown(line: &str) -> String {
     let secret = match Line::of(line) {
         Line::Pair { key, value } if is_secret_key(key) => Some(value),
         Line::Pair { key, .. } if key.eq_ignore_ascii_case("PublicKey") => None,
-        // A key on a line of its own, or in a place where none belongs.
+        // A key on its own line, or in an unexpected place.
         _ => line.split(|c: char| c.is_whitespace() || matches!(c, ',' | '\'' | '"')).find(|word| looks_like_key(word)),
     };
     let hidden = secret.filter(|text| !text.is_empty()).and_then(|text| {
@@ -119,7 +119,7 @@ fn shown(line: &str) -> String {
         .collect()
 }
 
-/// Whether a word may be a key in base64 or hex.
+/// Returns whether a word may be a key in base64 or hex.
 fn looks_like_key(word: &str) -> bool {
     word.len() >= 40 && word.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'=' | b'[' | b']'))
 }

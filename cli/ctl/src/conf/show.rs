@@ -1,4 +1,4 @@
-//! `conf show`: the configuration of a running tunnel, as `wg showconf` writes it.
+//! `conf show`: the configuration of a running tunnel, as printed by `wg showconf`.
 
 use std::fmt::Write as _;
 
@@ -18,7 +18,7 @@ pub(crate) fn run(sockets: &Sockets, name: &str) -> Result<()> {
 }
 
 fn text(state: &State) -> Zeroizing<String> {
-    // Room for keys and a dozen prefixes of each peer, so that it seldom moves and leaves keys behind.
+    // With room for the keys and a dozen prefixes of each peer, so that it is seldom moved and leaves keys behind.
     let mut out = Zeroizing::new(String::with_capacity(1024 * (state.peers.len() + 1)));
     let interface = &state.interface;
     out.push_str("[Interface]\n");

@@ -1,4 +1,4 @@
-//! `conf sync`: makes a running tunnel what a file says, and touches nothing that is so already.
+//! `conf sync`: applies a file to a running tunnel, and leaves everything unchanged that is equal already.
 
 use std::{collections::HashMap, path::Path};
 
@@ -31,7 +31,7 @@ pub(crate) fn run(sockets: &Sockets, name: &str, file: &Path, dry_run: bool, jso
     print(&changes.text(dry_run))
 }
 
-/// What a sync changes, for people and scripts. No secret.
+/// The changes of a sync, for people and scripts, without secrets.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 struct Changes {
     /// `private_key`, `listen_port`, `fwmark`.
@@ -63,8 +63,8 @@ impl Changes {
     }
 }
 
-/// The changes that lead from a state to what a file wants. A port or a private key that the file does not name stays:
-/// the system chose the one, a hook may have set the other.
+/// Returns the changes from a state to the contents of a file. A port or a private key that the file lacks is kept: the
+/// system has chosen the port, and a hook may have set the key.
 fn difference(state: &State, wanted: Update) -> (Update, Changes) {
     let (mut update, mut changes) = (Update::default(), Changes::default());
     let interface = &state.interface;
@@ -96,7 +96,7 @@ fn difference(state: &State, wanted: Update) -> (Update, Changes) {
             None => changes.unchanged += 1,
         }
     }
-    // First those that go: others may take their prefixes.
+    // Removed peers first, as others may take their prefixes.
     for peer in state.peers.iter().filter(|peer| now.contains_key(&peer.public_key)) {
         changes.removed.push(peer.public_key.to_string());
         update.peers.push(PeerUpdate { remove: true, update_only: true, ..PeerUpdate::new(peer.public_key) });
@@ -105,7 +105,7 @@ fn difference(state: &State, wanted: Update) -> (Update, Changes) {
     (update, changes)
 }
 
-/// Sections of one peer as one; a prefix belongs to the last peer that names it.
+/// Merges the sections of each peer; a prefix belongs to the last peer that lists it.
 fn joined(peers: Vec<PeerUpdate>) -> Vec<PeerUpdate> {
     let mut place: HashMap<PublicKey, usize> = HashMap::new();
     let mut all: Vec<PeerUpdate> = Vec::with_capacity(peers.len());
@@ -135,7 +135,7 @@ fn joined(peers: Vec<PeerUpdate>) -> Vec<PeerUpdate> {
     all
 }
 
-/// Only what differs; `None` if nothing does.
+/// Returns only the differences; `None` without any.
 fn changed(before: &PeerSnapshot, wanted: PeerUpdate) -> Option<PeerUpdate> {
     let mut change = PeerUpdate { update_only: true, ..PeerUpdate::new(wanted.public_key) };
     let key = wanted.preshared_key.unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What is allowed in a file, and is probably a mistake.
+//! Valid contents of a file that are probably mistakes.
 
 use std::{collections::HashMap, net::IpAddr, ops::Range};
 
@@ -13,7 +13,7 @@ use wg_embed::{
 
 use super::report::{Finding, Severity};
 
-/// All that is found; `mode` has the permission bits of the file.
+/// Returns all findings; `mode` has the permission bits of the file.
 pub(super) fn of(checked: &Checked, lines: &[&str], mode: Option<u32>) -> Vec<Finding> {
     let mut search = Search { checked, lines, found: Vec::new() };
     search.permissions(mode);
@@ -32,7 +32,7 @@ struct Search<'a> {
     found: Vec<Finding>,
 }
 
-/// A line and the bytes of it that a finding is about.
+/// A line, and the range of bytes that a finding concerns.
 type Place = (usize, Range<usize>);
 
 impl Search<'_> {
@@ -49,7 +49,7 @@ impl Search<'_> {
         self.add(Severity::Note, place, message, hint);
     }
 
-    /// The lines of a section behind its header: numbers and parts.
+    /// Returns the lines of a section behind its header: numbers and parts.
     fn section(&self, header: usize) -> impl Iterator<Item = (usize, &str, Line<'_>)> {
         let rest = (header + 1..).zip(self.lines.iter().skip(header));
         rest.map(|(number, line)| (number, *line, Line::of(line)))
@@ -62,12 +62,12 @@ impl Search<'_> {
         self.lines.iter().position(is_header).map_or(1, |index| index + 1)
     }
 
-    /// The whole line of a header.
+    /// Returns the whole line of a header.
     fn header(&self, line: usize) -> Place {
         (line, 0..self.lines.get(line - 1).map_or(0, |text| text.trim_end().len()))
     }
 
-    /// The value of a key, or else the section's header.
+    /// Returns the value of a key, or else the section's header.
     fn value(&self, header: usize, name: &str) -> Place {
         let found = self.section(header).filter_map(|(number, text, line)| match line {
             Line::Pair { key, value } if is(key, name) => Some((number, span(text, value))),
@@ -76,7 +76,7 @@ impl Search<'_> {
         found.last().unwrap_or_else(|| self.header(header))
     }
 
-    /// The item of a list that is this prefix, or else the value.
+    /// Returns the item of a list that is this prefix, or else the value.
     fn item(&self, header: usize, name: &str, wanted: IpNet) -> Place {
         let reads_as = |item: &str| {
             let item: String = item.chars().filter(|c| !c.is_whitespace()).collect();
@@ -108,7 +108,7 @@ impl Search<'_> {
         }
     }
 
-    /// Keys of which the last one counts.
+    /// Finds keys that are repeated, of which only the last one counts.
     fn repeated_keys(&mut self) {
         const ONCE: [&str; 9] = [
             "privatekey",
@@ -174,7 +174,7 @@ impl Search<'_> {
         self.dns(header);
     }
 
-    /// DNS servers that are not reached through the tunnel.
+    /// Finds DNS servers that are not reached through the tunnel.
     fn dns(&mut self, header: usize) {
         let conf = &self.checked.conf;
         let prefixes = || conf.update.peers.iter().flat_map(|peer| &peer.allowed_ips).map(|change| change.prefix);
@@ -242,7 +242,7 @@ impl Search<'_> {
         }
     }
 
-    /// Prefixes that several peers have, or that are inside of another peer's.
+    /// Finds prefixes that several peers have, or that are within another peer's prefix.
     fn allowed_ips(&mut self) {
         let checked = self.checked;
         let peers = || checked.conf.update.peers.iter().zip(&checked.peer_lines);
@@ -275,7 +275,7 @@ impl Search<'_> {
         }
     }
 
-    /// `10.0.0.1/24`, which means `10.0.0.0/24`.
+    /// Finds prefixes like `10.0.0.1/24`, which means `10.0.0.0/24`.
     fn host_bits(&mut self, header: usize) {
         let mut found = Vec::new();
         for (number, text, line) in self.section(header) {
@@ -328,7 +328,7 @@ impl Search<'_> {
         }
     }
 
-    /// An endpoint that packets would be sent to through the tunnel itself. With a default route wg-quick prevents it.
+    /// Finds endpoints that would be reached through the tunnel itself. With a default route wg-quick prevents that.
     fn loops(&mut self, peer: &PeerUpdate, line: usize) {
         let Some(PeerEndpoint::Address(endpoint)) = &peer.endpoint else {
             return;
@@ -346,7 +346,7 @@ impl Search<'_> {
         }
     }
 
-    /// A default route for one family only.
+    /// Finds a default route for only one family.
     fn default_routes(&mut self) {
         let conf = &self.checked.conf;
         for (peer, &line) in conf.update.peers.iter().zip(&self.checked.peer_lines) {

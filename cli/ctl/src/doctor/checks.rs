@@ -1,4 +1,4 @@
-//! Each check.
+//! The checks.
 
 use std::{
     env,
@@ -15,10 +15,10 @@ use crate::{arguments::Doctor, show::units, socket::Sockets};
 /// `CAP_NET_ADMIN` of `linux/capability.h`.
 const NET_ADMIN: u32 = 12;
 
-/// 2025-01-01: no machine that runs this is older.
+/// 2025-01-01: the clock of a machine with this program is later.
 const NOT_BEFORE: u64 = 1_735_689_600;
 
-/// What WireGuard adds to a packet, with the IP and UDP headers.
+/// The bytes that WireGuard adds to a packet, with the IP and UDP headers.
 const OVERHEAD: (i32, i32) = (60, 80);
 
 pub(super) fn all(sockets: &Sockets, arguments: &Doctor) -> Vec<Finding> {
@@ -97,7 +97,7 @@ fn udp_offload() -> Finding {
     }
 }
 
-/// Whether the port can be bound, for each family.
+/// Checks whether the port can be bound, for each family.
 fn port(port: u16) -> Vec<Finding> {
     let check = "UDP port";
     let of = |family, address: SocketAddr| match UdpSocket::bind(address) {
@@ -114,7 +114,7 @@ fn port(port: u16) -> Vec<Finding> {
             Finding::warning(check, format!("{port} cannot be bound for {family}: {error}"), "is the family off?")
         }
     };
-    // That of IPv6 takes IPv4 as well, and would be in the way.
+    // An IPv6 socket would also take IPv4, and prevent that test.
     let ipv4 = of("IPv4", (Ipv4Addr::UNSPECIFIED, port).into());
     vec![ipv4, of("IPv6", (Ipv6Addr::UNSPECIFIED, port).into())]
 }
@@ -147,7 +147,7 @@ fn clock() -> Finding {
     }
 }
 
-/// The MTU on the way to a server, as the kernel knows it now.
+/// Checks the MTU of the route to a server, as the kernel has it now.
 fn path(endpoint: Option<&str>) -> Finding {
     let check = "path";
     let Some(endpoint) = endpoint else {
@@ -196,7 +196,7 @@ fn forwarding() -> Finding {
     }
 }
 
-/// Whether a program is in `PATH`.
+/// Checks whether a program is in `PATH`.
 fn has_program(name: &str) -> bool {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path).any(|directory| directory.join(name).is_file())
@@ -230,7 +230,7 @@ fn scripts() -> Finding {
     }
 }
 
-/// Daemons that answer, and sockets that were left behind.
+/// Lists daemons that answer, and sockets that were left behind.
 fn daemons(sockets: &Sockets) -> Vec<Finding> {
     let names = match sockets.all() {
         Ok(names) => names,

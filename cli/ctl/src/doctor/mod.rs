@@ -1,4 +1,4 @@
-//! `doctor`: what a tunnel needs of this machine, and what is missing.
+//! `doctor`: the requirements of a tunnel on this machine, and which of them are missing.
 
 mod checks;
 mod system;
@@ -16,13 +16,13 @@ use crate::{
 #[serde(rename_all = "lowercase")]
 enum Status {
     Ok,
-    /// Tunnels work, but worse, or not for everybody.
+    /// Tunnels work with limitations, or not for all users.
     Warning,
     /// Tunnels do not work.
     Missing,
 }
 
-/// What one check has found.
+/// The result of one check.
 #[derive(Debug, Serialize)]
 struct Finding {
     check: &'static str,

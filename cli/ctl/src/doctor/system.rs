@@ -1,4 +1,4 @@
-//! What the system is asked by calls of its own.
+//! System calls for the checks.
 #![allow(unsafe_code)]
 
 use std::{
@@ -40,7 +40,7 @@ pub(super) fn option(socket: &UdpSocket, level: c_int, option: c_int) -> io::Res
     Ok(value)
 }
 
-/// Whether the clock is kept right by another one.
+/// Returns whether the clock is synchronized.
 pub(super) fn clock_is_synchronized() -> io::Result<bool> {
     // SAFETY: numbers, for which zeros are a value; it then only reads.
     let mut now: libc::timex = unsafe { mem::zeroed() };

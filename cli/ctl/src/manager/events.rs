@@ -1,4 +1,4 @@
-//! What a manager prints: lines for people, or lines of JSON.
+//! The output of a manager: lines for people, or lines of JSON.
 
 use std::{
     collections::BTreeMap,
@@ -19,13 +19,13 @@ use crate::{
     output::{BOLD, print, print_raw, styled},
 };
 
-/// What is printed.
+/// An event to print.
 pub(super) enum Event {
-    /// The tunnel's process runs.
+    /// The tunnel's process is running.
     Process { id: u32, version: Version, interface: Option<String> },
     /// The tunnel has been started.
     Started,
-    /// Settings, and what has come of them; `None`: nothing is configured here.
+    /// Settings, and the result of applying them; `None`: nothing is configured here.
     Settings(Box<NetworkSettingsRequest>, Option<std::result::Result<(), String>>),
     /// All peers.
     Peers(Peers),
@@ -33,14 +33,14 @@ pub(super) enum Event {
     Log(Log),
     /// The number of settings and log lines that were dropped because the output was not read.
     Dropped(u64),
-    /// All is over, as was asked for.
+    /// The requested end.
     Stopped,
 }
 
-/// Prints events. For people, of the peers only what has changed.
+/// Prints events. For people, only changes of peers are printed.
 pub(super) struct Printer {
     json: bool,
-    /// Each peer, by its id, as it was printed last.
+    /// The last printed state of each peer, by id.
     shown: BTreeMap<Vec<u8>, Shown>,
 }
 
@@ -88,7 +88,7 @@ impl Printer {
         request: &NetworkSettingsRequest,
         outcome: Option<&std::result::Result<(), String>>,
     ) -> Result<()> {
-        // What cannot be understood has failed as well.
+        // Invalid settings are a failure as well.
         let settings = settings(request).unwrap_or_default();
         let error = outcome.and_then(|outcome| outcome.as_ref().err());
         if self.json {
@@ -145,7 +145,7 @@ impl Printer {
         print(&self.changes(peers, now))
     }
 
-    /// Lines about peers that are new, others, or gone. If there are several workspaces, names begin with theirs.
+    /// Returns lines about new, changed and removed peers. With several workspaces, names begin with theirs.
     fn changes(&mut self, peers: &Peers, now: SystemTime) -> String {
         let mut out = String::new();
         let before = std::mem::take(&mut self.shown);
@@ -211,7 +211,7 @@ fn texts(values: &[impl Display]) -> Vec<String> {
     values.iter().map(ToString::to_string).collect()
 }
 
-/// Text of another process, without what moves a terminal's cursor.
+/// Returns text of another process without characters that move a terminal's cursor.
 fn one_line(text: &str) -> String {
     text.replace(char::is_control, " ")
 }

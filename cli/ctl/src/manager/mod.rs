@@ -11,7 +11,7 @@ use std::ffi::OsString;
 
 use crate::{daemon, failure::Result};
 
-/// The tunnel's side, by the daemon.
+/// Runs the tunnel's side with the daemon.
 pub(crate) fn tunnel(arguments: Vec<OsString>) -> Result<()> {
     daemon::become_it(["vpn-daemon".into(), "run".into()].into_iter().chain(arguments))
 }

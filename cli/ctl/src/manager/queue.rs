@@ -11,40 +11,40 @@ use wg_embed::sync::{lock, wait, wait_timeout_while};
 
 use super::events::Event;
 
-/// How many events wait at most, beyond the few of the manager itself.
+/// The maximum number of queued events, in addition to the few of the manager itself.
 const MOST: usize = 1024;
 
-/// How many bytes their messages may have, beyond a single one.
+/// The maximum size of their messages in bytes, in addition to a single one.
 const ROOM: usize = 4 << 20;
 
-/// A reader that has read nothing for that long is not waited for at the end.
+/// The time without reading after which the reader is no longer waited for at the end.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Events in their order. Of those that do not fit, the newest are dropped, and counted.
+/// Events in order. If some do not fit, the newest are dropped and counted.
 #[derive(Clone, Default)]
 pub(super) struct Queue(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
-    /// There is an event, or the last one is there.
+    /// An event, or the last one, was queued.
     arrived: Condvar,
-    /// An event was printed, or the last one was.
+    /// An event, or the last one, was printed.
     printed: Condvar,
 }
 
 #[derive(Default)]
 struct State {
     events: VecDeque<Event>,
-    /// Of the messages in `events`.
+    /// The size of the messages in `events`.
     bytes: usize,
-    /// How many were taken.
+    /// The number of events that were taken.
     taken: u64,
     is_closed: bool,
     is_finished: bool,
 }
 
-/// The bytes of an event that may be dropped; `None` for one that may not be.
+/// Returns the size of an event that may be dropped; `None` for one that must not be.
 fn weight(event: &Event) -> Option<usize> {
     match event {
         Event::Settings(request, _) => Some(request.encoded_len()),
@@ -58,7 +58,8 @@ impl Queue {
         lock(&self.0.state)
     }
 
-    /// Adds an event, or counts it as dropped. Of the peers only the newest state is kept, where the old one was.
+    /// Adds an event, or counts it as dropped. Of the peers only the newest state is queued, in the place of the old
+    /// one.
     pub(super) fn push(&self, event: Event) {
         let mut state = self.state();
         if state.is_closed {
@@ -83,7 +84,7 @@ impl Queue {
         self.0.arrived.notify_all();
     }
 
-    /// Waits for the next event; `None`: there are no more.
+    /// Waits for the next event; `None` after the last one.
     pub(super) fn next(&self) -> Option<Event> {
         let mut state = self.state();
         loop {
@@ -100,7 +101,7 @@ impl Queue {
         }
     }
 
-    /// No more is printed: all was, or it has failed.
+    /// Ends printing: everything was printed, or printing has failed.
     pub(super) fn finish(&self) {
         let mut state = self.state();
         (state.is_closed, state.is_finished) = (true, true);
@@ -108,12 +109,12 @@ impl Queue {
         self.0.printed.notify_all();
     }
 
-    /// Takes no more events, and waits until all are printed, as long as they are read.
+    /// Accepts no more events, and waits until all are printed, as long as the output is read.
     pub(super) fn close(&self) {
         self.close_within(PATIENCE);
     }
 
-    /// The same, with how long it waits for one event to be read.
+    /// Does the same, with this time limit for reading one event.
     fn close_within(&self, patience: Duration) {
         let mut state = self.state();
         state.is_closed = true;
@@ -130,7 +131,7 @@ impl Queue {
 }
 
 impl State {
-    /// Counts an event that is dropped, where it would have been.
+    /// Counts a dropped event in its place.
     fn drop_one(&mut self) {
         match self.events.back_mut() {
             Some(Event::Dropped(count)) => *count += 1,

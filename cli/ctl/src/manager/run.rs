@@ -36,10 +36,10 @@ use crate::{
     failure::{Failure, Result},
 };
 
-/// What the token is where none is needed: a request without one is refused.
+/// The token where none is needed: a request without a token is refused.
 const NO_TOKEN: &str = "none";
 
-/// What this program reacts to.
+/// The events that this program reacts to.
 enum Turn {
     /// The tunnel's response to the start.
     Started(std::result::Result<(), manager::Error>),
@@ -51,7 +51,7 @@ enum Turn {
     Signal,
 }
 
-/// Configures the network, and passes on what happens.
+/// Configures the network, and passes events on.
 struct Host {
     network: Option<Mutex<Managed>>,
     output: Queue,
@@ -59,7 +59,7 @@ struct Host {
 }
 
 impl Host {
-    /// Undoes what was configured.
+    /// Restores the configuration.
     fn undo(&self) -> Result<()> {
         Ok(self.network.as_ref().map_or(Ok(()), |network| lock(network).undo())?)
     }
@@ -68,7 +68,7 @@ impl Host {
 impl manager::Host for Host {
     fn configure(&self, settings: &NetworkSettingsRequest) -> std::result::Result<(), String> {
         let outcome = self.network.as_ref().map(|network| {
-            // The tunnel's own packets have routes of their own.
+            // The routes of the tunnel's own packets are excluded.
             lock(network).configure(settings, 0).map_err(|e| e.to_string())
         });
         self.output.push(Event::Settings(Box::new(settings.clone()), outcome.clone()));
@@ -84,7 +84,7 @@ impl manager::Host for Host {
     }
 
     fn ended(&self, end: End) {
-        // At the end the receiver is gone.
+        // At the end the receiver has been dropped.
         let _ = self.turns.send(Turn::Ended(end));
     }
 }
@@ -92,7 +92,7 @@ impl manager::Host for Host {
 pub(crate) fn run(arguments: &ManagerRun) -> Result<()> {
     let request = request(arguments)?;
     let (turns, incoming) = mpsc::channel();
-    // It waits for signals before there is anything to undo.
+    // Signals are handled before there is anything to restore.
     wait_for_signals(turns.clone())?;
     let tun = (!arguments.no_settings).then(|| LinuxTun::create(&arguments.interface)).transpose()?;
     let network = tun.is_some().then(|| Mutex::new(Managed::new(&arguments.interface)));
@@ -143,13 +143,13 @@ fn start(arguments: &ManagerRun, tun: Option<OwnedFd>, host: Arc<Host>) -> Resul
     })
 }
 
-/// Prints events on a thread of its own, which is not waited for if the output is not read.
+/// Prints events on a separate thread, which is not waited for if the output is not read.
 fn print_all(json: bool, output: Queue, turns: mpsc::Sender<Turn>) -> Result<()> {
     let print = move || {
         let mut printer = Printer::new(json);
         let outcome = std::iter::from_fn(|| output.next()).try_for_each(|event| printer.event(&event));
         if let Err(failure) = outcome {
-            // At the end the receiver is gone.
+            // At the end the receiver has been dropped.
             let _ = turns.send(Turn::NotPrinted(failure));
         }
         output.finish();
@@ -158,7 +158,7 @@ fn print_all(json: bool, output: Queue, turns: mpsc::Sender<Turn>) -> Result<()>
     thread.map(drop).map_err(|error| Failure::io("cannot print", &error))
 }
 
-/// Starts the tunnel, and waits until a signal comes. Returns whether it was started by then.
+/// Starts the tunnel, and waits for a signal. Returns whether the tunnel was started by then.
 fn manage(
     process: &Process,
     request: StartRequest,
@@ -173,7 +173,7 @@ fn manage(
         });
         let mut is_started = false;
         let outcome = loop {
-            // This function has a sender as well.
+            // This function also has a sender.
             let Ok(turn) = incoming.recv() else { break Ok(is_started) };
             match turn {
                 Turn::Started(Ok(())) => {
@@ -187,14 +187,14 @@ fn manage(
             }
         };
         if !is_started {
-            // It is not waited for any longer.
+            // It is no longer waited for.
             process.manager().close();
         }
         outcome
     })
 }
 
-/// What the tunnel is asked for.
+/// Returns the request to start the tunnel.
 fn request(arguments: &ManagerRun) -> Result<StartRequest> {
     let coder_url = match (&arguments.url, &arguments.conf) {
         (Some(url), _) => url.clone(),
@@ -209,10 +209,10 @@ fn request(arguments: &ManagerRun) -> Result<StartRequest> {
     Ok(StartRequest { coder_url, api_token: token.trim().to_owned(), ..StartRequest::default() })
 }
 
-/// The URL of a file.
+/// Returns the URL of a file.
 fn file_url(file: &Path) -> Result<String> {
     let at = |error: std::io::Error| Failure::io(format_args!("cannot read {}", file.display()), &error);
-    // The directory of the tunnel's process is another one's choice.
+    // The working directory of the tunnel's process may be different.
     let path = std::path::absolute(file).map_err(at)?;
     std::fs::metadata(&path).map_err(at)?;
     let path = path.to_str().ok_or_else(|| Failure::usage(format!("{}: not UTF-8", file.display())))?;
@@ -232,18 +232,18 @@ fn wait_for_signals(turns: mpsc::Sender<Turn>) -> Result<()> {
     let wait = move || {
         let mut signals = signals.forever();
         if signals.next().is_some() {
-            // At the end the receiver is gone.
+            // At the end the receiver has been dropped.
             let _ = turns.send(Turn::Signal);
         }
-        // The first one is enough, and the others have no effect.
+        // The first signal is enough; others have no effect.
         signals.for_each(drop);
     };
-    // It is not waited for: the process ends with the main thread.
+    // Not joined: the process ends with the main thread.
     thread::Builder::new().name("signals".into()).spawn(wait).map_err(failed)?;
     Ok(())
 }
 
-/// The descriptor that the tunnel gets.
+/// Returns the descriptor for the tunnel.
 #[allow(unsafe_code)]
 fn duplicate(tun: &LinuxTun) -> Result<OwnedFd> {
     // SAFETY: the descriptor is open as long as `tun` lives, and nothing replaces it.

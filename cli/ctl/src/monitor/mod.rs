@@ -1,4 +1,4 @@
-//! `monitor`: a tunnel as it goes, on the whole screen or in lines.
+//! `monitor`: the present state of a tunnel, on the whole screen or in lines.
 
 mod model;
 mod plain;
@@ -25,10 +25,10 @@ use crate::{
 };
 use model::{Counters, Model};
 
-/// For how long a daemon may keep keys and signals waiting.
+/// The maximum time that a daemon may delay keys and signals.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long a signal may wait until it is seen.
+/// The maximum delay of a signal.
 const LOOK_FOR_SIGNALS: Duration = Duration::from_millis(100);
 
 pub(crate) fn run(sockets: &Sockets, arguments: &Monitor) -> Result<()> {
@@ -37,7 +37,7 @@ pub(crate) fn run(sockets: &Sockets, arguments: &Monitor) -> Result<()> {
         None => only_tunnel(sockets)?,
     };
     let mut model = Model::new(&name);
-    // Without a tunnel there is nothing to watch; one that goes away later may come back.
+    // Without a tunnel there is nothing to monitor; one that disappears later may come back.
     let state = sockets.connect(&name)?.get()?;
     model.sample(Ok(state), counters(&name), Instant::now());
     let watch = Watch { sockets, arguments, name: &name, ended: ended_by_signal()? };
@@ -64,12 +64,12 @@ fn ended_by_signal() -> Result<Arc<AtomicBool>> {
     Ok(ended)
 }
 
-/// What the system counts of the interface, where it does.
+/// Returns the system's counters of the interface, if any.
 fn counters(name: &str) -> Option<Counters> {
     counters_in(&fs::read_to_string("/proc/net/dev").ok()?, name)
 }
 
-/// The counters of an interface in a text of `/proc/net/dev`.
+/// Returns the counters of an interface in the text of `/proc/net/dev`.
 fn counters_in(text: &str, name: &str) -> Option<Counters> {
     let line = text.lines().find_map(|line| line.trim_start().strip_prefix(name)?.strip_prefix(':'))?;
     let number = |column: usize| line.split_whitespace().nth(column)?.parse::<u64>().ok();
@@ -120,13 +120,13 @@ impl Watch<'_> {
                 }
                 thread::sleep(left.min(LOOK_FOR_SIGNALS));
             }
-            // After a suspension there is one look, not one for each interval.
+            // After a suspension there is one update, not one for each interval.
             next = next.max(Instant::now());
             self.sample(&mut model);
         }
     }
 
-    /// The terminal is as before at the end, also after a panic.
+    /// The terminal is restored at the end, also after a panic.
     fn screen(&self, model: Model) -> Result<()> {
         let failed = |error: io::Error| Failure::io("cannot use the terminal", &error);
         let mut terminal = ratatui::try_init().map_err(failed)?;
@@ -148,7 +148,7 @@ impl Watch<'_> {
                 looks += 1;
                 next = (next + self.interval()).max(Instant::now());
             }
-            // Keys count also where looks take longer than the interval.
+            // Keys are also handled if updates take longer than the interval.
             let is_pressed = event::poll(left.min(LOOK_FOR_SIGNALS))?;
             if is_pressed && ends(event::read()?, &mut view) {
                 return Ok(());
@@ -161,7 +161,7 @@ impl Watch<'_> {
     }
 }
 
-/// Does what a key asks for. Returns whether that is the end.
+/// Handles a key. Returns whether it ends the program.
 fn ends(event: Event, view: &mut screen::View) -> bool {
     let Event::Key(key) = event else {
         return false;

@@ -1,4 +1,4 @@
-//! What a tunnel does over time: rates and events, from one look to the next.
+//! The activity of a tunnel over time: rates and events between updates.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -9,13 +9,13 @@ use wg_embed::{config::snapshot::PeerSnapshot, key::PublicKey};
 
 use crate::{show::units, state::State};
 
-/// How many rates are kept for each line.
+/// The number of rates that are kept for each line.
 pub(super) const HISTORY: usize = 240;
 
-/// How many events are kept.
+/// The number of events that are kept.
 const EVENTS: usize = 100;
 
-/// What the system counts of the interface.
+/// The system's counters of the interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counters {
     pub(super) dropped: u64,
@@ -39,14 +39,14 @@ impl Rates {
         }
     }
 
-    /// The latest ones, received and sent.
+    /// Returns the latest rates, received and sent.
     pub(super) fn latest(&self) -> (u64, u64) {
         let last = |list: &VecDeque<u64>| list.back().copied().unwrap_or_default();
         (last(&self.rx), last(&self.tx))
     }
 }
 
-/// Something that happened between two looks.
+/// An event between two updates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Happened {
     /// Seconds since 1970.
@@ -58,16 +58,16 @@ pub(super) struct Model {
     pub(super) name: String,
     /// The last state that could be read.
     pub(super) state: State,
-    /// Why the last look failed.
+    /// The reason why the last update has failed.
     pub(super) lost: Option<String>,
     pub(super) counters: Option<Counters>,
     pub(super) total: Rates,
     pub(super) peers: HashMap<PublicKey, Rates>,
     /// The latest last.
     pub(super) events: VecDeque<Happened>,
-    /// How many of the last events are new since the look before.
+    /// The number of the last events that are new since the previous update.
     pub(super) news: usize,
-    /// Seconds since 1970, at the last look.
+    /// Seconds since 1970, at the last update.
     pub(super) time: u64,
     seen: Option<Instant>,
 }
@@ -88,7 +88,7 @@ impl Model {
         }
     }
 
-    /// Takes what a look has found.
+    /// Adds the result of an update.
     pub(super) fn sample(
         &mut self,
         state: std::result::Result<State, String>,
@@ -133,7 +133,7 @@ impl Model {
             let rates = match known.get(&peer.public_key) {
                 Some(before) => {
                     self.peer_events(before, peer);
-                    // Less than before: the counters began again.
+                    // A smaller value: the counters have been reset.
                     let rate = |before, now: u64| per_second(now.checked_sub(before).unwrap_or(now), elapsed);
                     (rate(before.rx_bytes, peer.rx_bytes), rate(before.tx_bytes, peer.tx_bytes))
                 }
@@ -178,12 +178,12 @@ impl Model {
     }
 }
 
-/// Enough of a key to tell peers apart.
+/// Returns the first characters of a key, which distinguish peers.
 pub(super) fn short(key: &PublicKey) -> String {
     key.to_string().chars().take(10).chain(['…']).collect()
 }
 
-/// How long ago a peer's handshake was, in a few characters.
+/// Returns the age of a peer's handshake, in a few characters.
 pub(super) fn age(peer: &PeerSnapshot, now: u64) -> String {
     if peer.last_handshake.is_zero() {
         return "never".into();
@@ -197,7 +197,7 @@ pub(super) fn age(peer: &PeerSnapshot, now: u64) -> String {
     }
 }
 
-/// The time of day in UTC.
+/// Returns the time of day in UTC.
 pub(super) fn clock(time: u64) -> String {
     format!("{:02}:{:02}:{:02}", time / 3600 % 24, time / 60 % 60, time % 60)
 }

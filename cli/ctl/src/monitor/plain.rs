@@ -1,4 +1,4 @@
-//! A look as lines, for pipes and files.
+//! An update as lines, for pipes and files.
 
 use serde::Serialize;
 
@@ -9,7 +9,7 @@ use crate::{
     show::{json, units},
 };
 
-/// A line for the tunnel, one for each peer, one for each event.
+/// Returns a line for the tunnel, one for each peer, one for each event.
 pub(super) fn print_lines(model: &Model) -> Result<()> {
     print(&lines(model))
 }

@@ -1,4 +1,4 @@
-//! A look on the whole screen.
+//! An update on the whole screen.
 
 use std::collections::VecDeque;
 
@@ -13,13 +13,13 @@ use ratatui::{
 use super::model::{Model, Rates, age, clock, short};
 use crate::show::units;
 
-/// What the user has chosen.
+/// The user's choices.
 #[derive(Debug, Default)]
 pub(super) struct View {
     pub(super) table: TableState,
 }
 
-/// How many rates a peer's line has.
+/// The number of rates in a peer's line.
 const IN_LINE: usize = 16;
 
 pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, view: &mut View) {
@@ -42,7 +42,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, view: &mut View) {
     frame.render_widget(Line::from("q quit   ↑ ↓ select a peer").dim(), help);
 }
 
-/// Without the colours that lines for the terminal have.
+/// Removes the colours of lines for the terminal.
 fn amount(bytes: u64) -> String {
     anstream::adapter::strip_str(&units::bytes(bytes)).to_string()
 }
@@ -77,7 +77,7 @@ fn draw_peers(frame: &mut Frame<'_>, area: Rect, model: &Model, view: &mut View)
         let rates = model.peers.get(&peer.public_key).unwrap_or(&nothing);
         let (rx, tx) = rates.latest();
         let since = model.time.saturating_sub(peer.last_handshake.as_secs());
-        // After 3 minutes a session is over.
+        // After 3 minutes a session has expired.
         let colour = if since < 180 { Color::Green } else { Color::Reset };
         Row::new(vec![
             Line::from(short(&peer.public_key)).yellow(),
@@ -106,7 +106,7 @@ fn draw_peers(frame: &mut Frame<'_>, area: Rect, model: &Model, view: &mut View)
     frame.render_stateful_widget(table, area, &mut view.table);
 }
 
-/// The last rates of both ways together, as a row of bars.
+/// Returns the last rates of both directions together, as a row of bars.
 fn bars(rates: &Rates) -> String {
     const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let sums = rates.rx.iter().zip(&rates.tx).map(|(rx, tx)| rx.saturating_add(*tx));

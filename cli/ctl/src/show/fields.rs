@@ -1,4 +1,4 @@
-//! One thing alone, as `wg show NAME FIELD` prints it for scripts.
+//! A single field, as `wg show NAME FIELD` prints it for scripts.
 
 use std::fmt::{Display, Write as _};
 
@@ -11,7 +11,7 @@ use crate::{
 
 const NONE: &str = "(none)";
 
-/// The lines of a field; with `name` in front of each if several tunnels are shown.
+/// Returns the lines of a field; with `name` in front of each if several tunnels are shown.
 pub(super) fn text(state: &State, field: Field, name: Option<&str>) -> String {
     let interface = &state.interface;
     let of_interface = match field {

@@ -1,4 +1,4 @@
-//! Tunnels as JSON: names as in wg(8)'s words, numbers as numbers, no secret.
+//! Tunnels as JSON: names as in wg(8), numbers as numbers, no secrets.
 
 use serde::Serialize;
 
@@ -38,7 +38,7 @@ struct Ping {
     round_trip_ms: Option<f64>,
 }
 
-/// One tunnel; `echoes` has one entry for each peer.
+/// Converts one tunnel; `echoes` has one entry for each peer.
 pub(crate) fn tunnel(name: &str, state: &State, echoes: &[Echoes]) -> Tunnel {
     let now = units::now();
     let peers = state.peers.iter().zip(echoes).map(|(peer, echo)| {

@@ -17,15 +17,15 @@ use crate::{
     state::State,
 };
 
-/// What pings of a peer came to, if it was pinged.
+/// The results of pings of a peer, if it was pinged.
 pub(crate) type Echoes = Option<Echo>;
 
-/// What pings of one peer came to.
+/// The results of pings of one peer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Echo {
     pub(crate) sent: u16,
     pub(crate) received: u16,
-    /// The mean of the round-trip times.
+    /// Returns the mean of the round-trip times.
     pub(crate) round_trip: Option<std::time::Duration>,
 }
 
@@ -44,7 +44,7 @@ pub(crate) fn run(sockets: &Sockets, show: &Show) -> Result<()> {
     }
 }
 
-/// Whether secret keys are not to be shown, as wg(8) decides it.
+/// Returns whether secret keys are hidden, by the rules of wg(8).
 pub(crate) fn hides_keys() -> bool {
     env::var_os("WG_HIDE_KEYS").is_none_or(|value| value != "never")
 }
@@ -77,7 +77,7 @@ fn interfaces(sockets: &Sockets, show: &Show) -> Result<()> {
     if names.is_empty() { Ok(()) } else { print_raw(format!("{}\n", names.join(" ")).as_bytes()) }
 }
 
-/// Shows each tunnel. One that cannot be read is named; without any that can, that is a failure.
+/// Shows each tunnel. Tunnels that cannot be read are reported; if none can be read, that is a failure.
 fn all(sockets: &Sockets, show: &Show) -> Result<()> {
     let names = sockets.answering()?;
     let mut failures = 0;

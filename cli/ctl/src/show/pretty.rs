@@ -1,4 +1,4 @@
-//! What `wg show` prints for people, and what wg(8) cannot know.
+//! The output of `wg show` for people, with additions.
 
 use std::{cmp::Reverse, fmt::Write as _};
 
@@ -11,7 +11,7 @@ use crate::{
     state::{State, prefix_text, preshared},
 };
 
-/// The lines of one tunnel; `echoes` has one entry for each peer.
+/// Returns the lines of one tunnel; `echoes` has one entry for each peer.
 pub(super) fn text(name: &str, state: &State, echoes: &[Echoes], hide_keys: bool) -> String {
     let mut out = String::new();
     let hidden = |key: &str| if hide_keys { "(hidden)".to_owned() } else { key.to_owned() };

@@ -1,4 +1,4 @@
-//! Times and amounts in wg(8)'s words.
+//! Times and amounts in the words of wg(8).
 
 use std::time::{Duration, SystemTime};
 
@@ -9,12 +9,12 @@ const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
 const YEAR: u64 = 365 * DAY;
 
-/// Seconds since 1970.
+/// Returns the seconds since 1970.
 pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
-/// `1 hour, 2 seconds`.
+/// Formats a duration: `1 hour, 2 seconds`.
 pub(crate) fn span(mut seconds: u64) -> String {
     let mut parts = Vec::new();
     for (unit, name) in [(YEAR, "year"), (DAY, "day"), (HOUR, "hour"), (MINUTE, "minute"), (1, "second")] {
@@ -28,7 +28,7 @@ pub(crate) fn span(mut seconds: u64) -> String {
     parts.join(", ")
 }
 
-/// How long ago a time was.
+/// Formats the time since an event.
 pub(crate) fn ago(time: Duration, now: u64) -> String {
     match now.checked_sub(time.as_secs()) {
         None => format!("({})", styled(RED, "System clock wound backward; connection problems may ensue.")),
@@ -37,7 +37,7 @@ pub(crate) fn ago(time: Duration, now: u64) -> String {
     }
 }
 
-/// `1.50 KiB`.
+/// Formats an amount: `1.50 KiB`.
 #[expect(clippy::cast_precision_loss, reason = "two digits are shown")]
 pub(crate) fn bytes(bytes: u64) -> String {
     if bytes < 1 << 10 {

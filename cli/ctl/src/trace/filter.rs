@@ -6,19 +6,19 @@ const LOAD_BYTE: u16 = 0x30;
 const LOAD_HALF: u16 = 0x28;
 const LOAD_WORD: u16 = 0x20;
 const LOAD_HALF_AT_X: u16 = 0x48;
-/// X becomes four times the lower four bits of a byte.
+/// Sets X to four times the lower four bits of a byte.
 const LOAD_HEADER_LENGTH: u16 = 0xb1;
 const AND: u16 = 0x54;
 const IF_EQUAL: u16 = 0x15;
 const IF_BITS: u16 = 0x45;
 const RETURN: u16 = 0x06;
 
-/// Where the index of a packet's interface is loaded from: `SKF_AD_OFF + SKF_AD_IFINDEX`.
+/// The offset from which the index of a packet's interface is loaded: `SKF_AD_OFF + SKF_AD_IFINDEX`.
 const INTERFACE: u32 = 0xffff_f000 + 8;
 
 const UDP: u32 = 17;
 
-/// Takes UDP from or to a port, but not on one interface.
+/// Accepts UDP from or to a port, except on one interface.
 pub(super) fn port(port: u16, except: u32) -> Vec<SockFilter> {
     const IPV4: u8 = 6;
     const IPV6: u8 = 15;
@@ -26,7 +26,7 @@ pub(super) fn port(port: u16, except: u32) -> Vec<SockFilter> {
     const REJECT: u8 = 22;
     let port = u32::from(port);
     let line = |code, value| SockFilter::new(code, 0, 0, value);
-    // The kernel wants to know how many lines are skipped, behind the jump itself.
+    // The kernel counts the skipped instructions from behind the jump.
     let jump = |at: u8, code, value, [so, not]: [u8; 2]| SockFilter::new(code, so - at - 1, not - at - 1, value);
     vec![
         line(LOAD_WORD, INTERFACE),

@@ -1,7 +1,7 @@
 //! `trace`: packets of a tunnel as a pcapng file.
 //!
 //! Inner packets are those of the interface, outer ones the UDP datagrams of the tunnel's port on all other interfaces.
-//! The system copies them; the daemon is not involved but for its port.
+//! The system copies them; the daemon is only queried for its port.
 
 mod filter;
 mod pcapng;
@@ -32,10 +32,10 @@ use crate::{
 use pcapng::{Interface, Writer};
 use socket::{Capture, Packet};
 
-/// How long a signal may wait until it is seen.
+/// The maximum delay of a signal.
 const LOOK_FOR_SIGNALS: Duration = Duration::from_millis(100);
 
-/// Packets that wait to be written. If there are more, they are lost and counted by the system.
+/// The maximum number of packets that wait to be written. Further ones are lost and counted by the system.
 const WAITING: usize = 4096;
 
 pub(crate) fn run(sockets: &Sockets, arguments: &Trace) -> Result<()> {
@@ -81,7 +81,7 @@ pub(crate) fn run(sockets: &Sockets, arguments: &Trace) -> Result<()> {
         let (number, packet) = match packets.recv_timeout(LOOK_FOR_SIGNALS) {
             Ok(next) => next,
             Err(RecvTimeoutError::Timeout) => {
-                // What was written so far can be read while the trace goes on.
+                // Written packets can be read while the trace continues.
                 writer.flush().map_err(failed("cannot write the file"))?;
                 continue;
             }
@@ -96,7 +96,7 @@ pub(crate) fn run(sockets: &Sockets, arguments: &Trace) -> Result<()> {
     Ok(())
 }
 
-/// Receives packets until an error, or until the receiving end of `to` is gone.
+/// Receives packets until an error, or until the receiver of `to` was dropped.
 fn receive(number: u32, capture: &Capture, to: &SyncSender<(u32, io::Result<Packet>)>) {
     loop {
         let packet = capture.receive();
@@ -107,7 +107,7 @@ fn receive(number: u32, capture: &Capture, to: &SyncSender<(u32, io::Result<Pack
     }
 }
 
-/// The file, which only its owner may read: inner packets are in the clear.
+/// Creates the file, which only its owner may read, as inner packets are not encrypted.
 fn open(path: &Path) -> Result<Box<dyn Write>> {
     if path == Path::new("-") {
         if io::stdout().is_terminal() {

@@ -1,4 +1,4 @@
-//! The pcapng format (draft-ietf-opsawg-pcapng), as much of it as packets need.
+//! The part of the pcapng format (draft-ietf-opsawg-pcapng) that packets need.
 
 use std::{
     io::{self, Write},
@@ -11,9 +11,9 @@ const SECTION_HEADER: u32 = 0x0a0d_0d0a;
 const INTERFACE_DESCRIPTION: u32 = 1;
 const ENHANCED_PACKET: u32 = 6;
 
-/// `LINKTYPE_LINUX_SLL2`: packets behind what the system says about them.
+/// `LINKTYPE_LINUX_SLL2`: packets behind a header of the system.
 ///
-/// Not `LINKTYPE_RAW`: of that, libpcap before 1.10.5 reads one interface a file only.
+/// Not `LINKTYPE_RAW`: libpcap before 1.10.5 reads only one interface of that type in a file.
 const LINKTYPE: u32 = 276;
 
 /// Options of an interface: its name, a description, and the unit of time stamps.
@@ -24,7 +24,7 @@ const IF_TSRESOL: u16 = 9;
 /// Option of a packet: its flags, of which the lowest two bits are the direction.
 const EPB_FLAGS: u16 = 2;
 
-/// What packets are counted as coming from.
+/// The interface in the file that a packet belongs to.
 pub(super) struct Interface {
     pub(super) name: String,
     pub(super) description: &'static str,
@@ -34,7 +34,7 @@ pub(super) struct Interface {
 pub(super) struct Writer<W: Write>(W);
 
 impl<W: Write> Writer<W> {
-    /// Writes the header, and the interfaces that packets name by their place.
+    /// Writes the header and the interfaces, which packets refer to by their position.
     pub(super) fn new(out: W, interfaces: &[Interface]) -> io::Result<Self> {
         let mut writer = Self(out);
         let mut body = Vec::new();
@@ -81,7 +81,7 @@ impl<W: Write> Writer<W> {
         self.0.flush()
     }
 
-    /// A block has its length in front and behind.
+    /// Writes a block, which has its length in front and behind.
     fn block(&mut self, kind: u32, body: &[u8]) -> io::Result<()> {
         let len = u32::try_from(body.len() + 12).map_err(io::Error::other)?.to_le_bytes();
         for part in [&kind.to_le_bytes(), &len, body, &len] {
@@ -91,7 +91,7 @@ impl<W: Write> Writer<W> {
     }
 }
 
-/// The header of `LINKTYPE_LINUX_SLL2`, in big endian.
+/// Returns the header of `LINKTYPE_LINUX_SLL2`, in big endian.
 fn header(packet: &Packet) -> [u8; 20] {
     let mut header = [0; 20];
     header[..2].copy_from_slice(&packet.protocol.to_be_bytes());

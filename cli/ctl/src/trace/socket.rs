@@ -12,13 +12,13 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::filter;
 
-/// The longest packet, with what segmentation offload joins.
+/// The maximum length of a packet, as joined by segmentation offload.
 const LONGEST: usize = 256 * 1024;
 
-/// Bytes of packets that the kernel keeps until they are received.
+/// The size of the kernel's buffer for packets that have not been received yet, in bytes.
 const BUFFER: usize = 4 * 1024 * 1024;
 
-/// A packet, and when it was received.
+/// A packet, and the time of its reception.
 pub(super) struct Packet {
     pub(super) time: SystemTime,
     /// The number of its protocol above Ethernet.
@@ -27,42 +27,42 @@ pub(super) struct Packet {
     pub(super) interface: u32,
     /// The interface's type of hardware (`ARPHRD_`).
     pub(super) hardware: u16,
-    /// How it came or goes (`PACKET_HOST`, `PACKET_OUTGOING` and others).
+    /// Its direction (`PACKET_HOST`, `PACKET_OUTGOING` and others).
     pub(super) kind: u8,
     pub(super) bytes: Vec<u8>,
 }
 
 impl Packet {
-    /// Whether this machine sends it.
+    /// Returns whether this machine sends it.
     pub(super) fn is_outgoing(&self) -> bool {
         self.kind == libc::PACKET_OUTGOING
     }
 }
 
-/// A socket that packets are copied to, from their IP header on.
+/// A socket that receives copies of packets, from their IP header on.
 pub(super) struct Capture(Socket);
 
 impl Capture {
-    /// All packets of an interface.
+    /// Opens a socket for all packets of an interface.
     pub(super) fn on_interface(index: u32) -> io::Result<Self> {
         Self::bound(&Self::socket()?, index).map(Self)
     }
 
-    /// UDP of a port on all interfaces but one.
+    /// Opens a socket for UDP of a port on all interfaces except one.
     pub(super) fn of_port(port: u16, except: u32) -> io::Result<Self> {
         let socket = Self::socket()?;
         socket.attach_filter(&filter::port(port, except))?;
         Self::bound(&socket, 0).map(Self)
     }
 
-    /// One that gets no packet yet.
+    /// Opens a socket that receives no packets yet.
     fn socket() -> io::Result<Socket> {
         let socket = Socket::new(Domain::PACKET, Type::DGRAM, None)?;
         socket.set_recv_buffer_size(BUFFER)?;
         Ok(socket)
     }
 
-    /// Begins to receive; 0 stands for all interfaces.
+    /// Begins receiving; 0 stands for all interfaces.
     fn bound(socket: &Socket, index: u32) -> io::Result<Socket> {
         let index = i32::try_from(index).map_err(|_| ErrorKind::InvalidInput)?;
         let family = u16::try_from(libc::AF_PACKET).map_err(|_| ErrorKind::InvalidInput)?;
@@ -105,7 +105,7 @@ impl Capture {
     }
 }
 
-/// The index of an interface.
+/// Returns the index of an interface.
 pub(super) fn index_of(name: &str) -> io::Result<u32> {
     let name = CString::new(name)?;
     // SAFETY: the name ends with a zero.
@@ -113,7 +113,7 @@ pub(super) fn index_of(name: &str) -> io::Result<u32> {
     if index == 0 { Err(io::Error::last_os_error()) } else { Ok(index) }
 }
 
-/// An address that says where a packet was copied.
+/// Returns the link-layer part of the address of a received packet.
 fn link_address(address: &SockAddr) -> Option<&libc::sockaddr_ll> {
     (i32::from(address.family()) == libc::AF_PACKET).then(|| {
         // SAFETY: an address of this family is a `sockaddr_ll`, and the storage has room for any address.

@@ -13,7 +13,7 @@ use crate::{
 /// The answer to one command.
 #[derive(Debug, Serialize)]
 pub(super) struct Answer {
-    /// The command; `None` if it is the request as a whole that was refused.
+    /// The command; `None` if the whole request was refused.
     #[serde(rename = "cmd")]
     command: Option<String>,
     #[serde(flatten)]
@@ -39,7 +39,7 @@ impl Answer {
         Self { command, outcome: if is_result { Outcome::Result(value) } else { Outcome::Error(value) } }
     }
 
-    /// The exit code, if this is an error.
+    /// Returns the exit code, if this is an error.
     pub(super) fn exit(&self) -> Option<Exit> {
         let Outcome::Error(error) = &self.outcome else { return None };
         Some(match error.get("error").and_then(Value::as_str) {
@@ -61,7 +61,7 @@ fn value_of(bytes: &[u8]) -> Value {
     serde_json::from_slice(bytes).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(bytes).into_owned()))
 }
 
-/// Prints results, each with its command if there are several, and complains of errors.
+/// Prints results, each with its command if there are several, and reports errors.
 pub(super) fn show(answers: &[Answer]) -> Result<()> {
     for answer in answers {
         match &answer.outcome {

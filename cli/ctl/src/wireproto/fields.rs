@@ -1,4 +1,4 @@
-//! Commands and their fields, from words.
+//! Commands and their fields, parsed from arguments.
 
 use std::path::Path;
 
@@ -21,14 +21,14 @@ pub(super) struct Command {
     pub(super) fields: Vec<(String, Zeroizing<Vec<u8>>)>,
 }
 
-/// What the value of a field is.
+/// The kind of a field's value.
 #[derive(Clone, Copy)]
 enum Kind {
     Flag,
     Number16,
     Number32,
     Key,
-    /// Also what is not known here: the daemon may be newer.
+    /// Also fields that are unknown here: the daemon may be newer.
     Text,
 }
 
@@ -70,14 +70,14 @@ impl Kind {
     }
 }
 
-/// Decimal, or hexadecimal behind `0x`.
+/// Parses a decimal number, or a hexadecimal one behind `0x`.
 fn number(text: &str) -> Option<u32> {
     let (digits, radix) = text.strip_prefix("0x").map_or((text, 10), |digits| (digits, 16));
-    // `from_str_radix` alone would take a sign.
+    // `from_str_radix` alone would accept a sign.
     digits.bytes().all(|b| b.is_ascii_hexdigit()).then(|| u32::from_str_radix(digits, radix).ok()).flatten()
 }
 
-/// Reads words: those without `=` are commands, the others fields of the command before them.
+/// Parses arguments: those without `=` are commands, the others fields of the command before them.
 pub(super) fn commands(words: &[String]) -> Result<Vec<Command>> {
     let mut commands: Vec<Command> = Vec::new();
     for word in words {
@@ -94,7 +94,7 @@ pub(super) fn commands(words: &[String]) -> Result<Vec<Command>> {
 }
 
 fn field(name: &str, value: &str) -> Result<(String, Zeroizing<Vec<u8>>)> {
-    // The value is not part of a message: it may be a key.
+    // The value is not part of a message, as it may be a key.
     let is_not = |what: &str| Failure::usage(format!("{name}: the value is not {what}"));
     if let Some(name) = name.strip_suffix(':') {
         let bytes = hex(value).ok_or_else(|| is_not("bytes in hexadecimal"))?;

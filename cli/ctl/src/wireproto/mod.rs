@@ -22,7 +22,7 @@ use crate::{
 use answer::Answer;
 use fields::Command;
 
-/// What the file of a socket ends in where it is given by the tunnel's name.
+/// The suffix of the socket's file if it is given by the tunnel's name.
 const ENDING: &str = "wireproto";
 
 /// The longest time that a daemon waits for events.
@@ -49,7 +49,7 @@ pub(crate) fn call(sockets: &Sockets, arguments: &WireprotoCall) -> Result<()> {
     failed.map_or(Ok(()), |exit| Err(Failure { exit, ..Failure::reported() }))
 }
 
-/// The socket that an argument names.
+/// Returns the socket for an argument.
 fn path(sockets: &Sockets, argument: &Path) -> Result<PathBuf> {
     match argument.to_str().filter(|name| !name.contains('/')) {
         Some(name) => {
@@ -60,7 +60,7 @@ fn path(sockets: &Sockets, argument: &Path) -> Result<PathBuf> {
     }
 }
 
-/// How long a response may take.
+/// Returns the time limit for a response.
 fn patience(commands: &[Command]) -> Duration {
     let waits = commands.iter().flat_map(|command| &command.fields).any(|(name, _)| name == "wait");
     if waits { PATIENCE + LONGEST_WAIT } else { PATIENCE }
@@ -101,10 +101,10 @@ fn lost(socket: &Path, error: &io::Error, patience: Duration) -> Failure {
     Failure::new(format!("the daemon at {}: {reason}", socket.display()))
 }
 
-/// One group of these commands, with a checksum.
+/// Builds one group of these commands, with a checksum.
 fn request(commands: &[Command]) -> Result<Zeroizing<Vec<u8>>> {
     let sizes = commands.iter().flat_map(|command| &command.fields);
-    // So that keys leave no copies behind in memory that was outgrown.
+    // So that no copies of keys are left in memory that the buffer has outgrown.
     let room: usize = sizes.map(|(name, value)| name.len() + value.len() + AROUND).sum();
     let options = WriteOptions { checksum: true, ..WriteOptions::default() };
     let build = || {
