@@ -1,4 +1,4 @@
-//! Control messages: the properties of a datagram besides its payload.
+//! Control messages: the source address, TOS byte and segment size of a datagram.
 
 use std::net::Ipv4Addr;
 

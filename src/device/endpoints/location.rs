@@ -1,4 +1,4 @@
-//! The location of a peer: its endpoint, and alternatives to it.
+//! The location of a peer: its endpoint, which follows the peer (roaming), and alternatives to it.
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
