@@ -71,10 +71,24 @@ ls -l "$out"/wg_embed-*
 
 echo "== checks"
 twine check --strict "$out"/wg_embed-*
+# auditwheel looks for musl on this machine, which has glibc: a wheel for musl has to need `libc.so` alone, which is what
+# musl's loader calls itself.
+cat >"$work/audit.py" <<'PYTHON'
+import io, json, subprocess, sys, zipfile
+from elftools.elf.elffile import ELFFile
+
+wheel = sys.argv[1]
+if "musllinux" in wheel:
+    files = zipfile.ZipFile(wheel)
+    modules = [ELFFile(io.BytesIO(files.read(name))) for name in files.namelist() if name.endswith(".so")]
+    needed = {tag.needed for module in modules for tag in module.get_section_by_name(".dynamic").iter_tags("DT_NEEDED")}
+    assert needed == {"libc.so"}, f"{wheel} needs {needed}"
+else:
+    tag = json.loads(subprocess.check_output(["auditwheel", "show", "--json", wheel]))["overall_tag"]
+    assert tag.startswith("manylinux_2_17_"), f"{wheel} is {tag}"
+PYTHON
 for wheel in "$out"/*.whl; do
-    case $wheel in *musllinux*) tag=musllinux_1_1 ;; *) tag=manylinux_2_17 ;; esac
-    auditwheel show "$wheel" >"$work/log" || { cat "$work/log"; fail "auditwheel"; }
-    grep -q "\"\?${tag}_" "$work/log" || { cat "$work/log"; fail "$wheel is not $tag"; }
+    python3 "$work/audit.py" "$wheel" || fail "audit of $wheel"
     case $wheel in
     *-abi3-*) abi3audit --strict --assume-minimum-abi3 3.9 "$wheel" ;;
     esac
