@@ -119,12 +119,30 @@ impl Driver {
 impl Drive for Driver {
     fn send(&self, socket: &UdpSocket, outgoing: &mut Outgoing<'_>, counters: &Counters) {
         let socket = socket.as_fd();
-        let mut messages = outgoing.messages(if self.gso.load(Relaxed) { MAX_SEGMENTS } else { 1 });
-        match (messages.next(), messages.next()) {
-            (None, _) => {}
-            // The reply to a single packet.
-            (Some(_), None) => self.send_by(&mut Frame::<1>::new(), socket, outgoing, counters),
-            (Some(_), Some(_)) => self.send_by(&mut Frame::<MESSAGES>::new(), socket, outgoing, counters),
+        loop {
+            let segments = if self.gso.load(Relaxed) { MAX_SEGMENTS } else { 1 };
+            let mut messages = outgoing.messages(segments);
+            let sent = match (messages.next(), messages.next()) {
+                (None, _) => return,
+                (Some(_), None) => Frame::<1>::new().send(socket, outgoing.messages(segments)),
+                (Some(_), Some(_)) => Frame::<MESSAGES>::new().send(socket, outgoing.messages(segments)),
+            };
+            match sent {
+                Ok(count) => outgoing.took(count, segments),
+                Err(err) => {
+                    let errno = err.raw_os_error().unwrap_or(0);
+                    let gso = outgoing.messages(segments).next().is_some_and(|first| first.segment_size.is_some());
+                    let refusal = self.judge(errno, gso, counters);
+                    if segments > 1 && !self.gso.load(Relaxed) {
+                        outgoing.gso_disabled();
+                    }
+                    outgoing.note_error(&err);
+                    let left = outgoing.refused(segments, refusal);
+                    if !left.is_zero() {
+                        pause(socket, errno, left);
+                    }
+                }
+            }
         }
     }
 
@@ -144,35 +162,6 @@ impl Drive for Driver {
 }
 
 impl Driver {
-    fn send_by<const N: usize>(
-        &self,
-        frame: &mut Frame<N>,
-        socket: BorrowedFd<'_>,
-        outgoing: &mut Outgoing<'_>,
-        counters: &Counters,
-    ) {
-        loop {
-            let segments = if self.gso.load(Relaxed) { MAX_SEGMENTS } else { 1 };
-            match frame.send(socket, outgoing.messages(segments)) {
-                Ok(0) => return,
-                Ok(count) => outgoing.took(count, segments),
-                Err(err) => {
-                    let errno = err.raw_os_error().unwrap_or(0);
-                    let gso = outgoing.messages(segments).next().is_some_and(|first| first.segment_size.is_some());
-                    let refusal = self.judge(errno, gso, counters);
-                    if segments > 1 && !self.gso.load(Relaxed) {
-                        outgoing.gso_disabled();
-                    }
-                    outgoing.note_error(&err);
-                    let left = outgoing.refused(segments, refusal);
-                    if !left.is_zero() {
-                        pause(socket, errno, left);
-                    }
-                }
-            }
-        }
-    }
-
     /// Returns whether the socket was found empty after the last datagram.
     fn recv_by<const N: usize>(
         &self,
@@ -322,7 +311,7 @@ impl<const N: usize> Frame<N> {
         header.msg_controllen = control_len as _;
     }
 
-    /// Sends the first messages of `messages` and returns how many the system accepted; 0 if there are none.
+    /// Sends the first messages of `messages`, which has at least one, and returns how many the system accepted.
     fn send<'a>(&mut self, socket: BorrowedFd<'_>, messages: impl Iterator<Item = Message<'a>>) -> io::Result<usize> {
         let mut count = 0;
         for message in messages.take(N) {
@@ -332,9 +321,6 @@ impl<const N: usize> Frame<N> {
             let (contents, control_len) = (message.contents, self.controls[count].len());
             self.point(count, contents.as_ptr().cast_mut(), contents.len(), name_len, control_len);
             count += 1;
-        }
-        if count == 0 {
-            return Ok(0);
         }
         // SAFETY: the first `count` headers point into `self` and to the messages' contents, which are only read.
         retry(|| unsafe { libc::sendmmsg(socket.as_raw_fd(), self.headers.as_mut_ptr(), count as _, 0) })
