@@ -54,6 +54,14 @@ struct Round {
     more: bool,
 }
 
+impl Round {
+    /// Creates the result of a round that moved so many, and may have found that there were no more.
+    const fn new(moved: usize, is_drained: bool) -> Self {
+        // While several were moved, others have probably arrived: another look then costs less than a wait.
+        Self { moved, more: moved > 1 || (moved == 1 && !is_drained) }
+    }
+}
+
 /// The state that the two threads share.
 pub(super) struct Threads {
     pub(super) device: Device,
@@ -140,17 +148,7 @@ impl Threads {
         // Whether there may be more.
         let (mut datagrams, mut packets) = (true, true);
         while !self.is_stopping() {
-            let should_serve_tun = self.serves(Server::Tunnel);
-            if *serves_tun && !should_serve_tun {
-                self.deregister_tun()?;
-                *serves_tun = false;
-            } else if !*serves_tun && should_serve_tun {
-                *serves_tun = self.register_tun()?;
-                packets = true;
-                if !*serves_tun {
-                    self.hand_over(Server::Tunnel, Server::Outbound { for_good: true });
-                }
-            }
+            packets |= self.take_or_leave_tun(serves_tun)?;
             let received = if datagrams { self.receive()? } else { Round::default() };
             // The system may have replied at once to what was written: to read costs no more than to ask.
             let reads = *serves_tun && (packets || received.moved > 0);
@@ -174,6 +172,24 @@ impl Threads {
             }
         }
         Ok(())
+    }
+
+    /// Begins or ends to serve the TUN on `wg-tunnel`, if that is decided. Returns whether it has begun.
+    fn take_or_leave_tun(&self, serves_tun: &mut bool) -> io::Result<bool> {
+        let should_serve_tun = self.serves(Server::Tunnel);
+        if *serves_tun == should_serve_tun {
+            return Ok(false);
+        }
+        if !should_serve_tun {
+            self.deregister_tun()?;
+            *serves_tun = false;
+            return Ok(false);
+        }
+        *serves_tun = self.register_tun()?;
+        if !*serves_tun {
+            self.hand_over(Server::Tunnel, Server::Outbound { for_good: true });
+        }
+        Ok(*serves_tun)
     }
 
     /// Runs `wg-outbound`.
@@ -237,8 +253,7 @@ impl Threads {
     fn receive(&self) -> io::Result<Round> {
         go_on(self.inbound.with(|buffers| {
             let moved = self.device.inbound(buffers)?;
-            let more = moved > 0 && !(self.bind.is_drained() && buffers.handshakes.is_empty());
-            Ok(Round { moved, more })
+            Ok(Round::new(moved, self.bind.is_drained() && buffers.handshakes.is_empty()))
         }))
     }
 
@@ -251,7 +266,7 @@ impl Threads {
         self.device.handle_tun_events();
         go_on(self.outbound.with(|buffers| {
             let moved = self.device.outbound(buffers)?;
-            Ok(Round { moved, more: moved > 0 && !self.tun.is_drained() })
+            Ok(Round::new(moved, self.tun.is_drained()))
         }))
     }
 
