@@ -400,6 +400,40 @@ mod tests {
     }
 
     #[test]
+    fn another_poll_learns_of_packets_and_of_the_rest_apart() {
+        let (tun, app) = pair(Type::DGRAM, 1280);
+        let mut poll = mio::Poll::new().unwrap();
+        let registry = Arc::new(poll.registry().try_clone().unwrap());
+        let mut tokens = || {
+            let mut events = mio::Events::with_capacity(4);
+            poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
+            events.iter().map(|event| event.token().0).collect::<Vec<_>>()
+        };
+        let mut arena = arena(100_000, 1280);
+        for _ in 0..3 {
+            // What waits already is an event, wherever it is waited for.
+            assert_eq!(app.send(&[1; 20]).unwrap(), 20);
+            assert!(tun.register(&registry, [mio::Token(7), mio::Token(8)]).unwrap());
+            assert_eq!(tokens(), [7]);
+            arena.clear(1280);
+            assert_eq!((tun.read(&mut arena).unwrap(), tun.is_drained()), (1, true));
+            assert!(tokens().is_empty());
+            assert_eq!(app.send(&[1; 20]).unwrap(), 20);
+            assert_eq!(tokens(), [7]);
+            tun.wake();
+            assert_eq!(tokens(), [8]);
+            wait(&tun);
+            tun.deregister(&registry).unwrap();
+            wait(&tun);
+            tun.wake();
+            assert!(tokens().is_empty());
+            wait(&tun);
+            arena.clear(1280);
+            assert_eq!(tun.read(&mut arena).unwrap(), 1);
+        }
+    }
+
+    #[test]
     fn what_does_not_keep_packets_apart_is_refused() {
         let kind_of = |fd: OwnedFd| FdTun::new(fd, 0).map(|_| ()).unwrap_err().kind();
         assert_eq!(kind_of(UnixStream::pair().unwrap().0.into()), ErrorKind::Unsupported);

@@ -450,6 +450,75 @@ fn closing_under_load_disturbs_no_thread() {
     }
 }
 
+/// As a tunnel's thread receives: it waits as soon as it may, and a lost event would leave it asleep.
+#[test]
+fn no_datagram_is_left_behind_by_a_wait() {
+    for bind in drivers() {
+        let port = bind.open(0).unwrap();
+        let (stop, received) = (AtomicBool::new(false), AtomicUsize::new(0));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                // Full after three, so that either socket may have more.
+                let mut batch = RecvBatch::new(3, 2048);
+                while !stop.load(SeqCst) {
+                    batch.clear();
+                    let count = bind.recv(&mut batch).unwrap();
+                    received.fetch_add(count, SeqCst);
+                    if count == 0 || bind.is_drained() {
+                        bind.wait(None).unwrap();
+                    }
+                }
+            });
+            let _stop = Stop(&stop, &bind);
+            let peers = ["127.0.0.1:0", "[::1]:0"].map(|address| UdpSocket::bind(address).unwrap());
+            let mut sent = 0;
+            for round in 0..300_usize {
+                for i in 0..=round % 7 {
+                    let family = (round * 5 + i) % 3 % 2;
+                    peers[family].send_to(b"x", (["127.0.0.1", "::1"][family], port)).unwrap();
+                    sent += 1;
+                }
+                let deadline = Instant::now() + 300 * SECOND;
+                while received.load(SeqCst) < sent {
+                    assert!(Instant::now() < deadline, "{} of {sent} were received", received.load(SeqCst));
+                    thread::yield_now();
+                }
+            }
+            assert_eq!(received.load(SeqCst), sent);
+        });
+    }
+}
+
+/// Where datagrams to the own host arrive at once.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_batch_that_is_not_full_has_emptied_its_socket() {
+    // The portable driver does not know it.
+    for (bind, knows) in drivers().into_iter().zip([true, false, true]) {
+        let port = bind.open(0).unwrap();
+        let mut batch = RecvBatch::new(2, 2048);
+        assert_eq!((bind.is_drained(), bind.recv(&mut batch).unwrap(), bind.is_drained()), (false, 0, true));
+        for to in [v4(port), v6(port)] {
+            bind.wait(Some(Duration::ZERO)).unwrap();
+            bind.send(&[transmit(to, b"a", 1), transmit(to, b"bb", 2), transmit(to, b"ccc", 3)]);
+            while !bind.wait(None).unwrap().own {}
+            let mut counts = Vec::new();
+            while counts.last() != Some(&0) {
+                batch.clear();
+                counts.push(bind.recv(&mut batch).unwrap());
+                let is_drained = *counts.last().unwrap() == 0 || (knows && counts == [2, 1]);
+                assert_eq!(bind.is_drained(), is_drained, "{counts:?}");
+            }
+            assert_eq!(counts.iter().sum::<usize>(), 3);
+        }
+        // Without a wait, datagrams are found as well.
+        bind.send(&[transmit(v4(port), b"a", 1)]);
+        bind.send(&[transmit(v6(port), b"a", 1)]);
+        let found: usize = (0..4).map(|_| bind.recv(&mut large()).unwrap()).sum();
+        assert_eq!(found, 2);
+    }
+}
+
 #[test]
 fn zones_are_numbers_or_interfaces() {
     let bind = UdpBind::new().unwrap();
