@@ -2,10 +2,10 @@
  * of them are closed at the end. */
 #include "check.h"
 
-#define TUNNEL 13     /* besides the one that it was given */
-#define OWN_PACKETS 9 /* without a descriptor for packets */
+#define TUNNEL 12     /* besides the one that it was given */
+#define OWN_PACKETS 8 /* without a descriptor for packets */
 #define BIND 12
-#define NETWORK 15    /* with a userspace network, and no connection */
+#define NETWORK 14    /* with a userspace network, and no connection */
 
 static size_t writes(void *user, int32_t handle, const wg_packet_t *packets, size_t count) {
   (void)user, (void)handle, (void)packets;
