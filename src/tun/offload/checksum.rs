@@ -9,22 +9,22 @@ pub struct Sum(u64);
 impl Sum {
     /// Adds bytes; an odd number of them is allowed only at the end.
     ///
-    /// Sums 32-bit words in 64-bit lanes, so that no carry is needed, and compilers vectorize it (46 GB/s with SSE2
-    /// alone, instead of 20 GB/s for a chain of additions with carry).
+    /// Two independent chains of 64-bit additions with carry, four words at a time: as fast as vectors (42 GB/s; one
+    /// chain: 20 GB/s), also where the compiler makes none because it optimizes for size.
     #[must_use]
     pub fn bytes(self, bytes: &[u8]) -> Self {
         let (blocks, rest) = bytes.as_chunks::<32>();
-        let mut sum = self;
-        if !blocks.is_empty() {
-            let mut lanes = [0_u64; 8];
-            for block in blocks {
-                let (words, _) = block.as_chunks::<4>();
-                for (lane, word) in lanes.iter_mut().zip(words) {
-                    *lane += u64::from(u32::from_ne_bytes(*word));
-                }
+        let (mut even, mut odd) = (Chain::default(), Chain::default());
+        for block in blocks {
+            let (words, _) = block.as_chunks::<8>();
+            if let [a, b, c, d] = *words {
+                even.add(a);
+                odd.add(b);
+                even.add(c);
+                odd.add(d);
             }
-            sum.0 += lanes.iter().sum::<u64>();
         }
+        let mut sum = Self(self.0 + even.sum() + odd.sum());
         let (words, rest) = rest.as_chunks::<4>();
         for word in words {
             sum = sum.word(*word);
@@ -90,6 +90,27 @@ impl Sum {
         let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
         let sum = (sum & 0xffff) + (sum >> 16);
         ((sum & 0xffff) + (sum >> 16)) as u16
+    }
+}
+
+/// A sum of 64-bit words, and how often it exceeded 64 bits. A carry counts one, as 2^64 does modulo 0xffff.
+#[derive(Default)]
+struct Chain {
+    low: u64,
+    carries: u64,
+}
+
+impl Chain {
+    #[inline(always)] // One addition with carry; without it, a call for each word.
+    fn add(&mut self, word: [u8; 8]) {
+        let (low, carry) = self.low.overflowing_add(u64::from_ne_bytes(word));
+        self.low = low;
+        self.carries += u64::from(carry);
+    }
+
+    /// Returns a number of at most 34 bits that is equal modulo 0xffff.
+    fn sum(&self) -> u64 {
+        (self.low & 0xffff_ffff) + (self.low >> 32) + self.carries
     }
 }
 
