@@ -15,7 +15,6 @@ import contextlib
 import ctypes
 import errno
 import hashlib
-import json
 import os
 import socket
 import statistics
@@ -23,89 +22,30 @@ import subprocess
 import sys
 import time
 
+from pair import IDLE_PORT, INNER, OUTER, PORT, Pair, end, within
+
 KINDS = ["nothing of ours", "initiation", "bad mac1", "unknown index", "junk"]
 RATES = [1_000, 5_000, 10_000, 20_000, 50_000, 100_000]
 PING_RATE = 20_000
 ROUNDS = 3
-PORT = 51820
-IDLE_PORT = 9
+BULK = 1200  # bytes of a datagram of the kind "bulk"
 
 
-def run(*words, **options):
-    return subprocess.run(words, check=True, stdout=subprocess.PIPE, **options).stdout.decode()
-
-
-def within(netns, *words):
-    return ["ip", "netns", "exec", netns, *words]
-
-
-class Tunnel:
-    """Two namespaces with a link, and an end of the tunnel in each. The first one is flooded."""
-
-    def __init__(self, stack, daemon, number):
-        self.netns = [f"wgf{os.getpid()}x{number}{end}" for end in "ab"]
-        self.daemons = []
-        for netns in self.netns:
-            run("ip", "netns", "add", netns)
-            stack.callback(run, "ip", "netns", "del", netns)
-        a, b = self.netns
-        run("ip", "link", "add", "veth0", "netns", a, "type", "veth", "peer", "name", "veth0", "netns", b)
-        keys = [run("wg", "genkey").strip() for _ in "ab"]
-        self.publics = [run("wg", "pubkey", input=key.encode()).strip() for key in keys]
-        for end, netns in enumerate(self.netns):
-            name = f"wf{os.getpid() % 10**6}{number}{'ab'[end]}"
-            run("ip", "-n", netns, "addr", "add", f"198.18.9.{end + 1}/24", "dev", "veth0")
-            run("ip", "-n", netns, "link", "set", "veth0", "up")
-            process = subprocess.Popen(within(netns, daemon, "-f", name), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            self.daemons.append(process)
-            stack.callback(self.end, process)
-            deadline = time.monotonic() + 30
-            while not os.path.exists(f"/var/run/wireguard/{name}.sock"):
-                assert time.monotonic() < deadline and process.poll() is None, f"{daemon} does not start"
-                time.sleep(0.05)
-            configuration = f"[Interface]\nPrivateKey={keys[end]}\nListenPort={PORT}\n[Peer]\nPublicKey={self.publics[1 - end]}\n"
-            configuration += f"AllowedIPs=10.9.9.{2 - end}/32\nEndpoint=198.18.9.{2 - end}:{PORT}\n"
-            run(*within(netns, "wg", "setconf", name, "/dev/stdin"), input=configuration.encode())
-            run("ip", "-n", netns, "addr", "add", f"10.9.9.{end + 1}/24", "dev", name)
-            run("ip", "-n", netns, "link", "set", name, "up", "mtu", "1420")
-        idle = f"import socket, time; s = socket.socket(2, 2); s.bind(('198.18.9.1', {IDLE_PORT})); time.sleep(1e6)"
-        idle = subprocess.Popen(within(a, sys.executable, "-c", idle))
-        stack.callback(self.end, idle)
-        server = subprocess.Popen(within(a, "iperf3", "-s"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        stack.callback(self.end, server)
-        self.ping(20)
-
-    @staticmethod
-    def end(process):
-        process.terminate()
-        process.wait()
-
-    def ping(self, count):
-        """The median in microseconds."""
-        text = run(*within(self.netns[1], "ping", "-n", "-i", "0.01", "-c", str(count), "-W", "5", "10.9.9.1"))
-        times = [float(line.split("time=")[1].split()[0]) for line in text.splitlines() if "time=" in line]
-        return 1000 * statistics.median(times)
-
-    def speed(self, seconds):
-        """Of a TCP stream, in Mbit/s."""
-        text = run(*within(self.netns[1], "iperf3", "-J", "-c", "10.9.9.1", "-t", str(seconds)))
-        return json.loads(text)["end"]["sum_received"]["bits_per_second"] / 1e6
-
-    def resident(self):
-        """Of the end that is flooded, in MiB."""
-        with open(f"/proc/{self.daemons[0].pid}/statm") as statm:
-            return int(statm.read().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
-
-    @contextlib.contextmanager
-    def flood(self, kind, rate):
-        words = within(self.netns[1], sys.executable, __file__, "--flood", kind, str(rate), self.publics[0])
-        process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        reached = []
+@contextlib.contextmanager
+def flooded(pair, kind, rate, target=0):
+    """Floods one end from the other namespace. Yields a list to which, at the end, the rate reached is added."""
+    options = ["--flood", kind, str(rate), pair.publics[target], str(target)]
+    words = within(pair.netns[1 - target], sys.executable, __file__, *options)
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    reached = []
+    try:
+        process.stdout.readline()  # it has begun
+        yield reached
+    finally:
         try:
-            process.stdout.readline()  # it has begun
-            yield reached
-        finally:
-            reached.append(int(process.communicate()[0] or 0))
+            reached.append(int(process.communicate(timeout=30)[0] or 0))
+        except subprocess.TimeoutExpired:
+            end(process)
 
 
 def messages(kind, public):
@@ -119,6 +59,8 @@ def messages(kind, public):
             yield b"\1\0\0\0" + os.urandom(144)
         elif kind == "unknown index":
             yield b"\4\0\0\0" + os.urandom(76)
+        elif kind == "bulk":
+            yield bytes(BULK)
         else:
             yield b"\xff" + os.urandom(99)
 
@@ -142,13 +84,15 @@ class Mmsghdr(ctypes.Structure):
     ]
 
 
-def flood(kind, rate, public):
+def flood(kind, rate, public, target):
     """Sends at this rate, in steps of a millisecond, until its standard input ends. Then prints the rate reached.
+    "bulk" goes through the tunnel, and everything else to its port.
 
     By sendmmsg(2), as a flood that takes much processor time to make says more about itself than about what it hits."""
     sendmmsg = ctypes.CDLL(None, use_errno=True).sendmmsg
     out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    out.connect(("198.18.9.1", IDLE_PORT if kind == "nothing of ours" else PORT))
+    host = (INNER if kind == "bulk" else OUTER)[target]
+    out.connect((host, IDLE_PORT if kind in ("nothing of ours", "bulk") else PORT))
     out.setblocking(False)
     os.set_blocking(0, False)
     ready = [Iovec(message, len(message)) for message in messages(kind, public)]
@@ -159,7 +103,8 @@ def flood(kind, rate, public):
         due = min(int((time.monotonic() - begin) * rate), sent + rate // 100 + 1)
         while sent < due:
             at = sent % len(ready)
-            count = sendmmsg(out.fileno(), ctypes.byref(headers, at * ctypes.sizeof(Mmsghdr)), min(due - sent, len(ready) - at), 0)
+            first, most = ctypes.byref(headers, at * ctypes.sizeof(Mmsghdr)), min(due - sent, len(ready) - at)
+            count = sendmmsg(out.fileno(), first, most, 0)
             if count < 0 and ctypes.get_errno() not in (errno.EAGAIN, errno.ENOBUFS, errno.ECONNREFUSED):
                 raise OSError(ctypes.get_errno(), "sendmmsg")
             sent += max(count, 1)
@@ -170,15 +115,16 @@ def flood(kind, rate, public):
 def main(daemons, seconds):
     names = ["wg-embed", "wireguard-go"]
     with contextlib.ExitStack() as stack:
-        tunnels = [Tunnel(stack, daemon, number) for number, daemon in enumerate(daemons)]
-        print("| flood | a second | sent | " + " | ".join(f"{name}, of its speed" for name in names) + " |\n|" + "---|" * 5)
+        tunnels = [Pair(stack, daemon, number) for number, daemon in enumerate(daemons)]
+        shares = " | ".join(f"{name}, of its speed" for name in names)
+        print(f"| flood | a second | sent | {shares} |\n|" + "---|" * 5)
         for kind in KINDS:
             for rate in RATES:
                 shares, sent = [[], []], []
                 for _ in range(ROUNDS):
                     for tunnel, share in zip(tunnels, shares):
                         before = tunnel.speed(seconds)
-                        with tunnel.flood(kind, rate) as reached:
+                        with flooded(tunnel, kind, rate) as reached:
                             share.append(tunnel.speed(seconds) / before)
                         sent += reached
                         time.sleep(1.1)  # until it does not count as being under load any more
@@ -187,14 +133,14 @@ def main(daemons, seconds):
         print(f"\nping, median in us: quiet, and during {PING_RATE} initiations a second; MiB resident afterwards")
         for name, tunnel in zip(names, tunnels):
             before = tunnel.ping(300)
-            with tunnel.flood("initiation", PING_RATE):
+            with flooded(tunnel, "initiation", PING_RATE):
                 during = tunnel.ping(300)
             print(f"{name}: {before:.0f}, {during:.0f} ({during / before:.2f}); {tunnel.resident():.1f}")
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--flood"]:
-        flood(sys.argv[2], int(sys.argv[3]), sys.argv[4])
+        flood(sys.argv[2], int(sys.argv[3]), sys.argv[4], int(sys.argv[5]))
     elif len(sys.argv) in (3, 4):
         main(sys.argv[1:3], int((sys.argv[3:] or ["4"])[0]))
     else:
