@@ -79,8 +79,8 @@ class Mmsghdr(ctypes.Structure):
         ("iovec_len", ctypes.c_size_t),
         ("control", ctypes.c_void_p),
         ("control_len", ctypes.c_size_t),
-        ("flags", ctypes.c_int),
-        ("len", ctypes.c_uint),
+        ("flags", ctypes.c_size_t),  # an int, and 4 bytes to fill up `struct msghdr`
+        ("len", ctypes.c_size_t),  # the same
     ]
 
 
