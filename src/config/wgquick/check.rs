@@ -76,10 +76,6 @@ pub struct Checked {
 pub fn check(bytes: &[u8]) -> Result<Checked> {
     let mut check = Check::default();
     let text = check.text(bytes)?;
-    let text = match text.strip_prefix('\u{feff}') {
-        Some(rest) => Zeroizing::new(reserve::copy(rest)?),
-        None => text,
-    };
     for (number, line) in (1..).zip(text.split('\n')) {
         if !check.problems.iter().any(|problem| problem.line == number) {
             check.line(number, line);
@@ -100,14 +96,19 @@ struct Check {
 }
 
 impl Check {
-    /// Returns the text with comments. Lines that are not text become problems.
+    /// Returns the text with comments, without a byte order mark. Lines that are not text become problems.
     fn text(&mut self, bytes: &[u8]) -> Result<Zeroizing<String>> {
         if bytes.starts_with(&[0xff, 0xfe])
             || bytes.starts_with(&[0xfe, 0xff])
             || bytes[..bytes.len().min(2)].contains(&0)
         {
-            return decode(bytes);
+            let text = decode(bytes)?;
+            return match text.strip_prefix('\u{feff}') {
+                Some(rest) => Ok(Zeroizing::new(reserve::copy(rest)?)),
+                None => Ok(text),
+            };
         }
+        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
         let mut text = Zeroizing::new(reserve::text(bytes.len() * 3)?);
         for (number, line) in (1..).zip(bytes.split(|&byte| byte == b'\n')) {
             if number > 1 {
@@ -296,6 +297,8 @@ mod tests {
         let checked = check(b"[Interface] # \xff\nMTU = \xff1\n").unwrap();
         let places: Vec<_> = checked.problems.iter().map(|p| (p.line, p.span.clone())).collect();
         assert_eq!(places, [(2, 6..9)]);
+        let marked = check(b"\xef\xbb\xbf[Interface\xff]\n").unwrap();
+        assert_eq!(&marked.text[marked.problems[0].span.clone()], "\u{fffd}", "a byte order mark does not count");
         assert_eq!(problems("# nothing\n")[0], row(1, "", "the file ends without an [Interface]"));
         assert!(check(b"[\0x\0\0").is_err());
     }
