@@ -13,9 +13,13 @@ use std::{
     time::Duration,
 };
 
-use common::{Node, World, kind};
+use common::{
+    Node, World,
+    around::{Around, Changed},
+    kind,
+};
 use wg_embed::{
-    bind::{Bind, RecvBatch, SendReport, Transmit, Woken, mem::MemBind},
+    bind::{Bind, SendReport, Transmit, mem::MemBind},
     config::{PeerUpdate, Update},
     device::Options,
     time::{Clock, Instant, ManualClock},
@@ -44,25 +48,14 @@ impl Slow {
     }
 }
 
-impl Bind for Slow {
+impl Around for Slow {
+    fn inner(&self) -> &MemBind {
+        &self.inner
+    }
+
     fn open(&self, port: u16) -> io::Result<u16> {
         self.pass(&self.opens_slowly);
         self.inner.open(port)
-    }
-    fn close(&self) {
-        self.inner.close();
-    }
-    fn set_mark(&self, mark: u32) -> io::Result<()> {
-        self.inner.set_mark(mark)
-    }
-    fn wait(&self, timeout: Option<Duration>) -> io::Result<Woken> {
-        self.inner.wait(timeout)
-    }
-    fn wake(&self) {
-        self.inner.wake();
-    }
-    fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize> {
-        self.inner.recv(batch)
     }
     fn send(&self, batch: &[Transmit<'_>]) -> SendReport {
         if batch.iter().any(|transmit| transmit.contents[0] == 4) {
@@ -82,7 +75,7 @@ struct Old {
     world: World,
     node: Node,
     others: [Node; 2],
-    bind: Arc<Slow>,
+    bind: Arc<Changed<Slow>>,
     born: Instant,
 }
 
@@ -92,7 +85,7 @@ fn old() -> Old {
     let clock = world.clock.clone();
     let node = world.node_of(1, Options::default(), |inner| {
         let (opens_slowly, sends_slowly) = (AtomicBool::new(false), AtomicBool::new(false));
-        let bind = Arc::new(Slow { inner, clock, opens_slowly, sends_slowly, data: Mutex::default() });
+        let bind = Arc::new(Changed(Slow { inner, clock, opens_slowly, sends_slowly, data: Mutex::default() }));
         *slow.lock().unwrap() = Some(bind.clone());
         bind
     });

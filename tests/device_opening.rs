@@ -14,10 +14,13 @@ use std::{
     time::Duration,
 };
 
-use common::{Node, PORT, World};
+use common::{
+    Node, PORT, World,
+    around::{Around, Changed},
+};
 use wg_embed::{
     ErrorKind,
-    bind::{Bind, RecvBatch, SendReport, Transmit, Woken, mem::MemBind},
+    bind::{Bind, mem::MemBind},
     config::Update,
     device::{Event, Options},
 };
@@ -31,7 +34,11 @@ struct Gate {
     takes_the_port: AtomicBool,
 }
 
-impl Bind for Gate {
+impl Around for Gate {
+    fn inner(&self) -> &MemBind {
+        &self.inner
+    }
+
     fn open(&self, port: u16) -> io::Result<u16> {
         let gate = self.open.lock().unwrap().take();
         if let Some((entered, may_go_on)) = gate {
@@ -39,9 +46,6 @@ impl Bind for Gate {
             may_go_on.recv().unwrap();
         }
         self.inner.open(port)
-    }
-    fn close(&self) {
-        self.inner.close();
     }
     fn set_mark(&self, mark: u32) -> io::Result<()> {
         if self.takes_the_port.load(SeqCst) {
@@ -52,26 +56,14 @@ impl Bind for Gate {
             false => self.inner.set_mark(mark),
         }
     }
-    fn wait(&self, timeout: Option<Duration>) -> io::Result<Woken> {
-        self.inner.wait(timeout)
-    }
-    fn wake(&self) {
-        self.inner.wake();
-    }
-    fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize> {
-        self.inner.recv(batch)
-    }
-    fn send(&self, batch: &[Transmit<'_>]) -> SendReport {
-        self.inner.send(batch)
-    }
 }
 
 /// A node with such a bind.
-fn node(world: &World) -> (Node, Arc<Gate>) {
+fn node(world: &World) -> (Node, Arc<Changed<Gate>>) {
     let made = Mutex::new(None);
     let node = world.node_of(1, Options::default(), |inner| {
         let (refuses_marks, takes_the_port) = (AtomicBool::new(false), AtomicBool::new(false));
-        let gate = Arc::new(Gate { inner, open: Mutex::default(), refuses_marks, takes_the_port });
+        let gate = Arc::new(Changed(Gate { inner, open: Mutex::default(), refuses_marks, takes_the_port }));
         made.lock().unwrap().insert(gate).clone()
     });
     (node, made.into_inner().unwrap().unwrap())

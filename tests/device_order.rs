@@ -5,14 +5,17 @@
 mod common;
 
 use std::{
-    io,
     sync::{Arc, Mutex, OnceLock, Weak},
     time::Duration,
 };
 
-use common::{Node, World, ipv4};
+use common::{
+    Node, World,
+    around::{Around, Changed},
+    ipv4,
+};
 use wg_embed::{
-    bind::{Bind, RecvBatch, SendReport, Transmit, Woken, mem::MemBind},
+    bind::{Bind, SendReport, Transmit, mem::MemBind},
     device::{Options, Outbound},
 };
 
@@ -25,7 +28,11 @@ struct Interrupted {
     meanwhile: Arc<Meanwhile>,
 }
 
-impl Bind for Interrupted {
+impl Around for Interrupted {
+    fn inner(&self) -> &MemBind {
+        &self.bind
+    }
+
     fn send(&self, batch: &[Transmit<'_>]) -> SendReport {
         if batch.iter().any(|transmit| transmit.contents[0] == 4) {
             let next = self.meanwhile.lock().unwrap().pop();
@@ -35,36 +42,12 @@ impl Bind for Interrupted {
         }
         self.bind.send(batch)
     }
-
-    fn open(&self, port: u16) -> io::Result<u16> {
-        self.bind.open(port)
-    }
-
-    fn close(&self) {
-        self.bind.close();
-    }
-
-    fn set_mark(&self, mark: u32) -> io::Result<()> {
-        self.bind.set_mark(mark)
-    }
-
-    fn wait(&self, timeout: Option<Duration>) -> io::Result<Woken> {
-        self.bind.wait(timeout)
-    }
-
-    fn wake(&self) {
-        self.bind.wake();
-    }
-
-    fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize> {
-        self.bind.recv(batch)
-    }
 }
 
 /// Two nodes that know each other; sends of the first are interrupted.
 fn interrupted_pair(world: &World) -> (Arc<Node>, Node, Arc<Meanwhile>) {
     let meanwhile = Arc::<Meanwhile>::default();
-    let interrupted = |bind| Arc::new(Interrupted { bind, meanwhile: meanwhile.clone() }) as Arc<dyn Bind>;
+    let interrupted = |bind| Arc::new(Changed(Interrupted { bind, meanwhile: meanwhile.clone() })) as Arc<dyn Bind>;
     let (a, b) = (world.node_of(1, Options::default(), interrupted), world.node(2));
     a.add_peer(&b, |_| {});
     b.add_peer(&a, |_| {});

@@ -5,16 +5,19 @@
 mod common;
 
 use std::{
-    io,
     net::SocketAddr,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
-use common::{Node, World, times};
+use common::{
+    Node, World,
+    around::{Around, Changed},
+    times,
+};
 use wg_embed::{
     bind::{
-        Bind, RecvBatch, SendReport, Transmit, Woken,
+        Bind, SendReport, Transmit,
         mem::{Action, MemBind},
     },
     device::Options,
@@ -31,7 +34,11 @@ struct Late {
     meanwhile: Meanwhile,
 }
 
-impl Bind for Late {
+impl Around for Late {
+    fn inner(&self) -> &MemBind {
+        &self.bind
+    }
+
     fn send(&self, batch: &[Transmit<'_>]) -> SendReport {
         let report = self.bind.send(batch);
         let meanwhile = self.meanwhile.lock().unwrap().take();
@@ -40,40 +47,12 @@ impl Bind for Late {
         }
         report
     }
-
-    fn open(&self, port: u16) -> io::Result<u16> {
-        self.bind.open(port)
-    }
-
-    fn close(&self) {
-        self.bind.close();
-    }
-
-    fn set_mark(&self, mark: u32) -> io::Result<()> {
-        self.bind.set_mark(mark)
-    }
-
-    fn wait(&self, timeout: Option<Duration>) -> io::Result<Woken> {
-        self.bind.wait(timeout)
-    }
-
-    fn wake(&self) {
-        self.bind.wake();
-    }
-
-    fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize> {
-        self.bind.recv(batch)
-    }
-
-    fn zone_index(&self, zone: &str) -> Option<u32> {
-        self.bind.zone_index(zone)
-    }
 }
 
 /// Two nodes that know each other; the first one's `send` can be late.
 fn late_pair(world: &World) -> (Arc<Node>, Arc<Node>, Meanwhile) {
     let meanwhile = Meanwhile::default();
-    let late = |bind| Arc::new(Late { bind, meanwhile: meanwhile.clone() }) as Arc<dyn Bind>;
+    let late = |bind| Arc::new(Changed(Late { bind, meanwhile: meanwhile.clone() })) as Arc<dyn Bind>;
     let (a, b) = (world.node_of(1, Options::default(), late), world.node(2));
     a.add_peer(&b, |_| {});
     b.add_peer(&a, |_| {});

@@ -15,7 +15,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{World, give};
+use common::{
+    World,
+    around::{Around, Changed},
+    give,
+};
 use wg_embed::{
     bind::{Bind, Endpoint, RecvBatch, RecvMeta, SendReport, Transmit, Woken, mem::MemBind},
     config::{PeerUpdate, Update},
@@ -38,43 +42,23 @@ struct Slow {
     sends: AtomicUsize,
 }
 
-impl Bind for Slow {
+impl Around for Slow {
+    fn inner(&self) -> &MemBind {
+        &self.bind
+    }
+
     fn send(&self, batch: &[Transmit<'_>]) -> SendReport {
         self.clock.advance(Duration::from_micros(100));
         self.sends.fetch_add(1, Relaxed);
         self.bind.send(batch)
     }
-
-    fn open(&self, port: u16) -> io::Result<u16> {
-        self.bind.open(port)
-    }
-
-    fn close(&self) {
-        self.bind.close();
-    }
-
-    fn set_mark(&self, mark: u32) -> io::Result<()> {
-        self.bind.set_mark(mark)
-    }
-
-    fn wait(&self, timeout: Option<Duration>) -> io::Result<Woken> {
-        self.bind.wait(timeout)
-    }
-
-    fn wake(&self) {
-        self.bind.wake();
-    }
-
-    fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize> {
-        self.bind.recv(batch)
-    }
 }
 
 /// A device with many peers that are to be kept alive, whose interface was not seen to be up yet.
-fn device() -> (Device, Arc<Slow>, MemHandle) {
+fn device() -> (Device, Arc<Changed<Slow>>, MemHandle) {
     let world = World::new();
     let bind = world.net.bind([192, 0, 2, 1].into());
-    let slow = Arc::new(Slow { bind, clock: world.clock.clone(), sends: AtomicUsize::new(0) });
+    let slow = Arc::new(Changed(Slow { bind, clock: world.clock.clone(), sends: AtomicUsize::new(0) }));
     let (tun, handle) = MemTun::new("", 1420);
     let options = Options { clock: world.clock.clone(), ..Options::default() };
     let device = Device::new(Arc::new(tun), slow.clone(), options);

@@ -2,6 +2,7 @@
 //! threads.
 #![allow(dead_code, unreachable_pub, reason = "each test crate uses a part of it")]
 
+pub mod around;
 pub mod raw;
 
 use std::{
