@@ -9,6 +9,9 @@
 mod listener;
 #[cfg(windows)]
 mod named_pipe;
+#[cfg(all(test, any(unix, windows)))]
+#[allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail loudly")]
+mod recorder;
 #[cfg(any(unix, windows))]
 mod server;
 #[cfg(unix)]

@@ -1,7 +1,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
     thread,
@@ -10,13 +10,11 @@ use std::{
 
 use super::{Listener, PIPES};
 use crate::{
-    config::{
-        Update,
-        snapshot::{InterfaceSnapshot, Snapshot},
+    error::ErrorKind,
+    ipc::{
+        Options, Server,
+        recorder::{Recorder, no_hook},
     },
-    error::{ErrorKind, Result},
-    ipc::{EndHook, Options, Server},
-    uapi::Backend,
 };
 use client::{ask, belongs_to_the_system, is_wine, open};
 use skip::skipped;
@@ -34,26 +32,6 @@ fn name() -> PathBuf {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     PathBuf::from(format!("{PIPES}wg-embed-test-{}-{number}", std::process::id()))
-}
-
-/// Keeps the marks that were set.
-#[derive(Default)]
-struct Recorder(Mutex<Vec<u32>>);
-
-impl Backend for Recorder {
-    fn apply(&self, update: Update) -> Result<()> {
-        self.0.lock().unwrap().extend(update.fwmark);
-        Ok(())
-    }
-
-    fn snapshot(&self) -> Snapshot<'_> {
-        let interface = InterfaceSnapshot { listen_port: 7, ..Default::default() };
-        Snapshot { interface, peers: Box::new(std::iter::empty()) }
-    }
-}
-
-fn no_hook() -> EndHook {
-    Box::new(|reason| panic!("ended by itself: {reason}"))
 }
 
 /// `None`, said why, if this process may not create such pipes.

@@ -24,7 +24,10 @@ use crate::{
         snapshot::{InterfaceSnapshot, Snapshot},
     },
     error::{ErrorKind, Result},
-    ipc::{Dialogue, EndHook, Listener, Options, Server, Stream},
+    ipc::{
+        Dialogue, Listener, Options, Server, Stream,
+        recorder::{Recorder, no_hook},
+    },
     uapi::Backend,
 };
 
@@ -57,27 +60,6 @@ impl Drop for Dir {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
-}
-
-/// Keeps the marks that were set.
-#[derive(Default)]
-struct Recorder(Mutex<Vec<u32>>);
-
-impl Backend for Recorder {
-    fn apply(&self, update: Update) -> Result<()> {
-        assert_ne!(update.fwmark, Some(666), "a bug");
-        self.0.lock().unwrap().extend(update.fwmark);
-        Ok(())
-    }
-
-    fn snapshot(&self) -> Snapshot<'_> {
-        let interface = InterfaceSnapshot { listen_port: 7, ..Default::default() };
-        Snapshot { interface, peers: Box::new(std::iter::empty()) }
-    }
-}
-
-fn no_hook() -> EndHook {
-    Box::new(|reason| panic!("ended by itself: {reason}"))
 }
 
 fn start(dir: &Dir, options: Options) -> (Server, Arc<Recorder>) {
