@@ -1,4 +1,10 @@
-//! What the targets share: numbers that are the same in each run, and packets in and out of a stack.
+//! What the targets share: numbers that are the same in each run, the reader of inputs, plain definitions to compare
+//! with, the devices of the tests, and packets in and out of a stack.
+
+#[path = "../../tests/common/mod.rs"]
+pub mod common;
+mod input;
+pub mod plain;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -9,6 +15,8 @@ use wg_embed::{
     random::Random,
     tun::{PacketArena, PacketList, Tun, offload::checksum::Sum},
 };
+
+pub use input::Input;
 
 /// The MTU of all stacks.
 pub const MTU: usize = 1420;

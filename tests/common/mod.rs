@@ -72,6 +72,17 @@ impl World {
     /// A node whose clock and events are the world's, and whose other options are these; the device's bind is what
     /// `wrap` makes of that of the network.
     pub fn node_of(&self, n: u8, options: Options, wrap: impl FnOnce(Arc<MemBind>) -> Arc<dyn Bind>) -> Node {
+        self.node_with_key(n, PrivateKey::generate_with(&SystemRandom), options, wrap)
+    }
+
+    /// The same with this private key.
+    pub fn node_with_key(
+        &self,
+        n: u8,
+        private: PrivateKey,
+        options: Options,
+        wrap: impl FnOnce(Arc<MemBind>) -> Arc<dyn Bind>,
+    ) -> Node {
         let address = IpAddr::from([192, 0, 2, n]);
         let (tun, handle) = MemTun::new(&format!("wg{n}"), MTU);
         let bind = self.net.bind(address);
@@ -80,7 +91,6 @@ impl World {
         let options =
             Options { clock: self.clock.clone(), events: Box::new(move |e| sink.lock().unwrap().push(e)), ..options };
         let device = Device::new(Arc::new(tun), wrap(bind.clone()), options);
-        let private = PrivateKey::generate_with(&SystemRandom);
         let node = Node {
             device,
             tun: handle,

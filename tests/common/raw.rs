@@ -14,7 +14,7 @@ use wg_embed::{
         message::{COOKIE_REPLY_LEN, DATA_OVERHEAD, RESPONSE_LEN, padded_len},
         session::Session,
     },
-    random::SystemRandom,
+    random::{Random, SystemRandom},
     time::Clock,
 };
 
@@ -24,6 +24,8 @@ pub struct Raw {
     pub identity: Identity,
     pub handshake: Handshake,
     pub stamper: MacStamper,
+    /// Its source of ephemeral keys.
+    pub random: Arc<dyn Random>,
     /// Where it sends from.
     pub at: SocketAddr,
     pub inner: IpAddr,
@@ -44,6 +46,7 @@ impl Raw {
             identity: Identity::new(private),
             handshake: Handshake::new(node.public()),
             stamper: MacStamper::default(),
+            random: Arc::new(SystemRandom),
             at: SocketAddr::new(IpAddr::from([192, 0, 2, n]), PORT),
             inner: IpAddr::from([10, 0, 0, n]),
             node: node.public(),
@@ -68,7 +71,7 @@ impl Raw {
     pub fn initiation(&mut self, world: &World) -> Vec<u8> {
         self.next_index += 1;
         let wall = world.clock.wall();
-        let made = self.handshake.create_initiation(&self.identity, self.next_index, wall, &SystemRandom);
+        let made = self.handshake.create_initiation(&self.identity, self.next_index, wall, &*self.random);
         let mut message = made.unwrap();
         self.stamper.stamp(&mut message, &self.node, world.now());
         message.to_vec()
