@@ -20,7 +20,7 @@ use std::{
 
 use wg_embed_ffi::{
     self as ffi,
-    leaf::{set_default_level, take_key, tell_failure},
+    leaf::{generate_private_or_zeros, set_default_level, take_key, tell_failure},
     wg_log_level_t::*,
     wg_result_t,
     wg_result_t::*,
@@ -270,14 +270,14 @@ pub unsafe extern "C" fn curve25519_derive_public_key(public_key: *mut u8, priva
     unsafe { ffi::wg_keys_derive_public(private_key, public_key) };
 }
 
-/// Generates a private key.
+/// Generates a private key. If the system's random generator fails, the key is all zeros, and no tunnel uses it.
 ///
 /// # Safety
 /// `private_key` has room for 32 bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn curve25519_generate_private_key(private_key: *mut u8) {
     // SAFETY: the caller's contract is the same.
-    unsafe { ffi::wg_keys_generate_private(private_key) };
+    unsafe { generate_private_or_zeros(private_key) };
 }
 
 /// The settings, where NULL stands for none.

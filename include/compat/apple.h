@@ -175,7 +175,7 @@ bool key_eq(const uint8_t *key1, const uint8_t *key2);
 void curve25519_derive_public_key(uint8_t *public_key, const uint8_t *private_key);
 
 /**
- * Generates a private key.
+ * Generates a private key. If the system's random generator fails, the key is all zeros, and no tunnel uses it.
  *
  * # Safety
  * `private_key` has room for 32 bytes.

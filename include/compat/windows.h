@@ -36,7 +36,8 @@ extern "C" {
 int32_t WireGuardTunnelService(const wchar_t *conf_file);
 
 /**
- * Generates a private key and derives its public key. Without memory to write to, nothing is written.
+ * Generates a private key and derives its public key. If a pointer is NULL, nothing is written. If the system's random
+ * generator fails, both keys are all zeros, and no tunnel uses them.
  *
  * Memory: writes 32 bytes to each; the caller wipes `private_key` after use.
  * Threads: any.

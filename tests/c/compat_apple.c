@@ -2,6 +2,7 @@
 #include "check.h"
 
 #include "compat/apple.h"
+#include "no_randomness.h"
 
 #include <stdatomic.h>
 #include <sys/stat.h>
@@ -495,6 +496,24 @@ static void the_version_is_the_callers_to_free(void) {
   free((void *)other);
 }
 
+/* A key that is not random is all zeros, and a tunnel with it has no key. */
+static void a_key_without_randomness_is_none(void) {
+  static const uint8_t zeros[WG_KEY_LEN];
+  uint8_t key[WG_KEY_LEN];
+  char settings[128] = "private_key=", *text;
+  struct apple a;
+  memset(key, 7, sizeof key);
+  key_to_hex(settings + strlen(settings), zeros);
+  a = apple_on(SOCK_DGRAM, strcat(settings, "\n"));
+  text = config(a.handle);
+  CHECK(strstr(text, "private_key=") == NULL);
+  free(text);
+  apple_off(a);
+  if (!break_the_generator()) return;
+  curve25519_generate_private_key(key);
+  CHECK_EQ(memcmp(key, zeros, sizeof key), 0);
+}
+
 int main(void) {
   int fds = open_fds(), tasks = threads();
   wgSetLogger(&the_log, logger);
@@ -513,5 +532,6 @@ int main(void) {
   wgSetLogger(NULL, NULL);
   CHECK_EQ(open_fds(), fds);
   check_threads(tasks);
+  a_key_without_randomness_is_none();
   return 0;
 }

@@ -6,8 +6,15 @@
 
 use std::{ffi::OsString, os::windows::ffi::OsStringExt, path::Path};
 
-use wg_embed::error::{Error, ErrorKind};
-use wg_embed_ffi::{self as ffi, leaf::guard, wg_result_t};
+use wg_embed::{
+    error::{Error, ErrorKind},
+    key::KEY_LEN,
+};
+use wg_embed_ffi::{
+    self as ffi,
+    leaf::{generate_private_or_zeros, guard},
+    wg_result_t,
+};
 use wg_embed_windows_tunnel::service;
 
 /// A UTF-16 unit.
@@ -42,7 +49,8 @@ pub unsafe extern "C" fn WireGuardTunnelService(conf_file: *const wchar_t) -> i3
     i32::from(result == wg_result_t::WG_OK)
 }
 
-/// Generates a private key and derives its public key. Without memory to write to, nothing is written.
+/// Generates a private key and derives its public key. If a pointer is NULL, nothing is written. If the system's random
+/// generator fails, both keys are all zeros, and no tunnel uses them.
 ///
 /// Memory: writes 32 bytes to each; the caller wipes `private_key` after use.
 /// Threads: any.
@@ -51,11 +59,13 @@ pub unsafe extern "C" fn WireGuardTunnelService(conf_file: *const wchar_t) -> i3
 /// Each is NULL or has room for 32 bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn WireGuardGenerateKeypair(public_key: *mut u8, private_key: *mut u8) {
-    if public_key.is_null() {
+    if public_key.is_null() || private_key.is_null() {
         return;
     }
+    // SAFETY: it is not NULL, so there is room.
+    unsafe { public_key.write_bytes(0, KEY_LEN) };
     // SAFETY: the caller's contract is the same.
-    if unsafe { ffi::wg_keys_generate_private(private_key) } == wg_result_t::WG_OK {
+    if unsafe { generate_private_or_zeros(private_key) } == wg_result_t::WG_OK {
         // SAFETY: as above, and the private key was written.
         unsafe { ffi::wg_keys_derive_public(private_key, public_key) };
     }

@@ -1,14 +1,14 @@
 //! The interface for the packages with another library's functions, in addition to the `wg_` functions. For the
 //! packages of this workspace only: it may change with any version.
 
-use wg_embed::bind::Family;
 #[cfg(all(unix, not(target_os = "android")))]
 use wg_embed::error::Result;
+use wg_embed::{bind::Family, key::KEY_LEN};
 
 #[cfg(all(unix, not(target_os = "android")))]
 use crate::plumbing::fd::AppFd;
 use crate::{
-    exports::{bind_to_interface, peer_of, wg_last_error},
+    exports::{bind_to_interface, peer_of, wg_keys_generate_private, wg_last_error},
     plumbing::{
         guard::guard_on,
         handle::{self, Entry},
@@ -50,6 +50,21 @@ pub unsafe fn has_peer(handle: i32, public_key: *const u8) -> wg_result_t {
         // SAFETY: the caller's contract is the same.
         peer_of(entry, unsafe { take_key(public_key) }?).map(|_| ())
     })
+}
+
+/// As [`wg_keys_generate_private`](crate::wg_keys_generate_private), for functions without a result: on failure the key
+/// becomes all zeros, which settings take for none.
+///
+/// # Safety
+/// `private_key` is NULL or has room for 32 bytes.
+pub unsafe fn generate_private_or_zeros(private_key: *mut u8) -> wg_result_t {
+    // SAFETY: the caller's contract is the same.
+    let result = unsafe { wg_keys_generate_private(private_key) };
+    if result != wg_result_t::WG_OK && !private_key.is_null() {
+        // SAFETY: it is not NULL.
+        unsafe { private_key.write_bytes(0, KEY_LEN) };
+    }
+    result
 }
 
 /// Logs the cause of the last failure on this thread: in the log of a tunnel, or for 0 in that of the process. For
