@@ -4,6 +4,11 @@ final class Box<Value: Sendable>: Sendable {
 
   private init(_ value: Value) { self.value = value }
 
+  /// Returns the value behind a pointer that has not been given up.
+  static func value(_ user: UnsafeMutableRawPointer) -> Value {
+    Unmanaged<Box>.fromOpaque(user).takeUnretainedValue().value
+  }
+
   /// Makes a pointer that C gives up by `releaseBox`, once.
   static func retained(_ value: Value) -> UnsafeMutableRawPointer { Unmanaged.passRetained(Box(value)).toOpaque() }
 }

@@ -36,7 +36,7 @@ public enum WgLog {
         { user, _, level, text in
           guard let user, let text else { return }
           let level = LogLevel(rawValue: level) ?? .error
-          pooled { Unmanaged<Box<Sink>>.fromOpaque(user).takeUnretainedValue().value(level, String(cString: text)) }
+          pooled { Box<Sink>.value(user)(level, String(cString: text)) }
         }, Box.retained(sink), releaseBox))
   }
 

@@ -18,14 +18,13 @@ public struct PacketIO: Sendable {
 
   /// The struct for C, whose `user` it gives up by `destroy`.
   var raw: wg_tun_callbacks_t {
-    var raw = wg_tun_callbacks_t()
-    raw.struct_size = MemoryLayout<wg_tun_callbacks_t>.stride
+    var raw = wg_tun_callbacks_t.sized
     raw.user = Box.retained(self)
     raw.destroy = releaseBox
     raw.write = { user, _, packets, count in
       guard let user, let packets else { return 0 }
       pooled {
-        Unmanaged<Box<PacketIO>>.fromOpaque(user).takeUnretainedValue().value.write(
+        Box<PacketIO>.value(user).write(
           UnsafeBufferPointer(start: packets, count: count).map { packet in
             packet.data.map { Data(bytes: $0, count: packet.len) } ?? Data()
           })
@@ -34,7 +33,7 @@ public struct PacketIO: Sendable {
     }
     raw.room = { user, _ in
       guard let user else { return }
-      pooled { Unmanaged<Box<PacketIO>>.fromOpaque(user).takeUnretainedValue().value.room() }
+      pooled { Box<PacketIO>.value(user).room() }
     }
     return raw
   }

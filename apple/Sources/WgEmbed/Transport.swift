@@ -28,15 +28,14 @@ public struct Transport: Sendable {
 
   /// The struct for C, whose `user` it gives up by `destroy`.
   var raw: wg_transport_t {
-    var raw = wg_transport_t()
-    raw.struct_size = MemoryLayout<wg_transport_t>.stride
-    raw.user = Box.retained(send)
+    var raw = wg_transport_t.sized
+    raw.user = Box.retained(self)
     raw.destroy = releaseBox
     raw.send = { user, _, datagrams, count in
       guard let user, let datagrams else { return 0 }
       let accepted = pooled {
-        let send = Unmanaged<Box<@Sendable ([Datagram]) -> Int>>.fromOpaque(user).takeUnretainedValue().value
-        return send(UnsafeBufferPointer(start: datagrams, count: count).compactMap(Datagram.init))
+        Box<Transport>.value(user).send(
+          UnsafeBufferPointer(start: datagrams, count: count).compactMap(Datagram.init))
       }
       return min(max(accepted, 0), count)
     }

@@ -23,8 +23,7 @@ public struct TunnelOptions: Sendable {
 
   /// The options for C, without a descriptor.
   func raw(_ config: Config) -> wg_options_t {
-    var raw = wg_options_t()
-    raw.struct_size = MemoryLayout<wg_options_t>.stride
+    var raw = wg_options_t.sized
     raw.tun_fd = -1
     raw.fd_ownership = WG_FD_DUP.rawValue
     // What does not fit is out of range, and refused.
@@ -49,7 +48,7 @@ private func resolve(
 ) -> Int32 {
   guard let user, let host, let addresses, let count else { return WG_ERR_NULL.rawValue }
   let found = pooled {
-    let resolver = Unmanaged<Box<TunnelOptions.Resolver>>.fromOpaque(user).takeUnretainedValue().value
+    let resolver = Box<TunnelOptions.Resolver>.value(user)
     return try? resolver(String(cString: host))
   }
   guard let numeric = found?.compactMap(Prefix.bytes).prefix(capacity) else { return WG_ERR_NOT_FOUND.rawValue }

@@ -3,8 +3,7 @@ internal import CWgEmbed
 /// What a tunnel reports. A tunnel that has ended by itself can still be asked.
 extension Tunnel {
   public func statistics() throws -> Statistics {
-    var stats = wg_stats_t()
-    stats.struct_size = MemoryLayout<wg_stats_t>.stride
+    var stats = wg_stats_t.sized
     try check(wg_stats(handle, &stats))
     return Statistics(stats)
   }
@@ -13,17 +12,14 @@ extension Tunnel {
   ///
   /// - Throws: `WgError` with the code `.notFound` if there is no such peer.
   public func statistics(of peer: Key) throws -> PeerStatistics {
-    var stats = wg_peer_stats_t()
-    stats.struct_size = MemoryLayout<wg_peer_stats_t>.stride
+    var stats = wg_peer_stats_t.sized
     try peer.withBytes { try check(wg_peer_stats(handle, $0, &stats)) }
     return PeerStatistics(stats)
   }
 
   /// Returns the statistics of all peers.
   public func peers() throws -> [PeerStatistics] {
-    var first = wg_peer_stats_t()
-    first.struct_size = MemoryLayout<wg_peer_stats_t>.stride
-    return try all(first) { try check(wg_peers(handle, $0, $1, $2)) }.map(PeerStatistics.init)
+    try all(wg_peer_stats_t.sized) { try check(wg_peers(handle, $0, $1, $2)) }.map(PeerStatistics.init)
   }
 
   /// Returns the counters: one for each cause of a dropped packet, of a refused handshake message, and more.
@@ -33,8 +29,7 @@ extension Tunnel {
   }
 
   public func memory() throws -> MemoryUsage {
-    var usage = wg_memory_usage_t()
-    usage.struct_size = MemoryLayout<wg_memory_usage_t>.stride
+    var usage = wg_memory_usage_t.sized
     try check(wg_memory_usage(handle, &usage))
     return MemoryUsage(usage)
   }
