@@ -80,23 +80,34 @@ echo "ok: nothing newer than API 24"
 [ "${1:-}" != update ] || cp "$out/java-api.txt" abi/java-api.txt
 diff -u abi/java-api.txt "$out/java-api.txt" ||
   fail "the interface of com.wgembed has changed: if that is intended, android/check.sh update"
-platform=$(find "$HOME/.m2/repository/org/robolectric/android-all" -name 'android-all-14-*.jar' | head -n 1)
-rm -rf "$out/javadoc"
-javadoc -quiet -Xdoclint:all -Werror -notimestamp --release 8 -cp "$platform" -d "$out/javadoc" \
-  android/java/src/main/java/com/wgembed/*.java >"$out/javadoc.log" 2>&1 ||
-  { grep -v 'Cannot find annotation' "$out/javadoc.log" | tail -n 20; fail "the documentation of com.wgembed"; }
+platform=$(tr : '\n' <"$out/maven/classpath" | grep '/android-all-14-.*\.jar$') ||
+  fail "Maven's class path has no API 34"
+# document FOLDER
+document() {
+  rm -rf "$1"
+  javadoc -quiet -Xdoclint:all -Werror -notimestamp --release 8 -cp "$platform" -d "$1" \
+    android/java/src/main/java/com/wgembed/*.java >"$out/javadoc.log" 2>&1 ||
+    { grep -v 'Cannot find annotation' "$out/javadoc.log" | tail -n 20; fail "the documentation of com.wgembed"; }
+}
+document "$out/javadoc"
 echo "ok: the interface and its documentation"
 
-android/r8/check.sh "$out/r8" "$out/maven/classes" "$out/native"
+android/r8/check.sh "$out/r8" "$out/maven/classes" "$out/native" "$platform"
 android/gobackend/check.sh "$out/gobackend" "$out/maven" "$out/native" "$monitor_jar"
 
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
-for folder in "$out/aar" "$out/aar-again"; do
-  mkdir -p "$folder"
+# Compiled and documented once more, at another time and in another folder.
+rm -rf "$out/maven-again"
+"${maven[@]}" "-Dbuild.dir=$out/maven-again" compile >"$out/again.log" 2>&1 ||
+  { tail -n 20 "$out/again.log"; fail "com.wgembed does not compile again"; }
+document "$out/javadoc-again"
+for again in "" -again; do
+  mkdir -p "$out/aar$again"
   # The library of this machine stands in for Android's.
-  android/aar/aar.py "$folder" "$version" "$out/maven/classes" android/java/src/main/java "$out/javadoc" \
-    "x86_64=$out/native/libwg_embed_jni.so"
+  android/aar/aar.py "$out/aar$again" "$version" "$out/maven$again/classes" android/java/src/main/java \
+    "$out/javadoc$again" "x86_64=$out/native/libwg_embed_jni.so"
 done
 diff -r "$out/aar" "$out/aar-again" || fail "the AAR is not the same twice"
 python3 -m zipfile -t "$out/aar/wgembed-$version.aar" >/dev/null
-echo "ok: the AAR"
+(cd "$out/aar" && sha256sum *)
+echo "ok: the AAR, its sources, documentation and POM, the same twice"

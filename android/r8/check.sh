@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# check.sh OUT CLASSES LIBRARIES: whether the consumer rules keep what has to be kept. An app and the library are shrunk
-# together by R8, as Gradle does it, and run with the real native library; and once without the rules, when that fails.
+# check.sh OUT CLASSES LIBRARIES ANDROID: whether the consumer rules keep what has to be kept. An app and the library
+# are shrunk together by R8, as Gradle does it, and run with the real native library; and once without the rules, when
+# that fails. Library and sample/ become dex, compiled against ANDROID, the jar of API 34.
 set -euo pipefail
-out=$1 classes=$2 libraries=$3
+out=$1 classes=$2 libraries=$3 android=$4
 here=$(dirname "${BASH_SOURCE[0]}")
 version=8.7.18
 r8=$out/r8-$version.jar
@@ -39,17 +40,15 @@ grep -qE 'UnsatisfiedLinkError|NoSuchMethod|NoClassDef' "$out/run.log" || {
   fail "the shrunk app fails for another reason"
 }
 # Android's own format, for the oldest version.
-android=~/.m2/repository/org/robolectric/android-all/14-robolectric-10818077/android-all-14-robolectric-10818077.jar
-if [ -e "$android" ]; then
-  mkdir -p "$out/sample" "$out/dex"
-  javac --release 8 -Xlint:-options -nowarn -cp "$classes:$android" -d "$out/sample" \
-    "$here"/../sample/src/main/java/org/example/vpn/*.java 2>"$out/sample.log" || {
-    cat "$out/sample.log"
-    fail "the sample cannot be compiled"
-  }
-  (cd "$out/sample" && jar cf "$out/sample.jar" .)
-  java -cp "$r8" com.android.tools.r8.D8 --release --min-api 24 --lib "$android" --output "$out/dex" \
-    "$out/library.jar" "$out/sample.jar"
-  echo "the library and the sample as dex: $(stat -c %s "$out/dex/classes.dex") bytes"
-fi
+rm -rf "$out/sample" "$out/dex"
+mkdir -p "$out/sample" "$out/dex"
+javac --release 8 -Xlint:-options -nowarn -cp "$classes:$android" -d "$out/sample" \
+  "$here"/../sample/src/main/java/org/example/vpn/*.java 2>"$out/sample.log" || {
+  cat "$out/sample.log"
+  fail "the sample cannot be compiled"
+}
+(cd "$out/sample" && jar cf "$out/sample.jar" .)
+java -cp "$r8" com.android.tools.r8.D8 --release --min-api 24 --lib "$android" --output "$out/dex" \
+  "$out/library.jar" "$out/sample.jar"
+echo "the library and the sample as dex: $(stat -c %s "$out/dex/classes.dex") bytes"
 echo "ok: consumer rules"
