@@ -71,10 +71,16 @@ final class AdapterTests: XCTestCase {
   }
 
   func testSettingsThatNeverCallBack() async throws {
+    XCTAssertEqual(adapter.settingsLimit, 5)
     provider.answer.withLock { $0 = .never }
     adapter.settingsLimit = 0.01
     try await adapter.start(Config(conf))
     try await pass(1)
+    try await adapter.update(Config(conf))
+    let late = provider.unanswered.withLock { $0 }
+    XCTAssertEqual(late.count, 2)
+    for answer in late { answer(Refused()) }
+    try await pass(2)
   }
 
   func testSettingsThatAreRefused() async throws {
@@ -300,6 +306,23 @@ final class AdapterTests: XCTestCase {
     try server.inject([far.packet(to: near, number: 2)])
     // The tunnel cannot be closed there. It is turned off with its last reference.
     try await until("the tunnel is off") { try sockets().isSubset(of: before) }
+  }
+
+  func testTwoHundredCyclesLeaveNothing() async throws {
+    func cycle(_ number: UInt16) async throws {
+      try await adapter.start(Config(conf))
+      try await pass(number)
+      NWPathMonitor.report(NWPath(.satisfied, [wifi]))
+      await adapter.stop()
+      provider.flow.written.withLock { $0 = [] }
+    }
+    for number in 0..<10 { try await cycle(UInt16(number)) }
+    let before = try resources()
+    for number in 10..<210 { try await cycle(UInt16(number)) }
+    // Threads of the system's queues, and their descriptors, come and go.
+    try await until("no descriptor is left") { try resources().descriptors <= before.descriptors + 5 }
+    try await until("no thread is left") { try resources().threads <= before.threads + 5 }
+    XCTAssertEqual(NWPathMonitor.count, 0)
   }
 
   private func fails(_ code: WgError.Code, _ body: () async throws -> Void) async {

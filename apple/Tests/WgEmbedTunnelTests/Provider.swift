@@ -36,22 +36,26 @@ final class TestFlow: NEPacketTunnelFlow, @unchecked Sendable {
 
 /// A provider whose system is the test.
 final class TestProvider: NEPacketTunnelProvider, @unchecked Sendable {
+  typealias Completion = @Sendable (Error?) -> Void
+
   enum Answer: Sendable { case done, never, failure }
 
   let flow = TestFlow()
   let answer = Locked(Answer.done)
+  /// What settings that were never answered wait with.
+  let unanswered = Locked<[Completion]>([])
   let applied = Locked<[NEPacketTunnelNetworkSettings]>([])
   let cancelled = Locked<[WgError?]>([])
 
   override var packetFlow: NEPacketTunnelFlow { flow }
 
   override func setTunnelNetworkSettings(
-    _ settings: NETunnelNetworkSettings?, completionHandler: (@Sendable (Error?) -> Void)? = nil
+    _ settings: NETunnelNetworkSettings?, completionHandler: Completion? = nil
   ) {
     if let settings = settings as? NEPacketTunnelNetworkSettings { applied.withLock { $0.append(settings) } }
     switch answer.withLock({ $0 }) {
     case .done: completionHandler?(nil)
-    case .never: break
+    case .never: if let completionHandler { unanswered.withLock { $0.append(completionHandler) } }
     case .failure: completionHandler?(Refused())
     }
   }
