@@ -10,7 +10,7 @@ let platform: [Target] = [
 ]
 let frameworks: [Target.Dependency] = ["Network", "NetworkExtension"]
 #else
-// Made by xcframework.py, which also prints the lines for a release: an address and a checksum in place of a path.
+// Made by build.sh, which also prints the lines for a release: an address and a checksum in place of a path.
 let platform: [Target] = [.binaryTarget(name: "CWgEmbed", path: "CWgEmbed.xcframework")]
 let frameworks: [Target.Dependency] = []
 #endif

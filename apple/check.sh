@@ -2,8 +2,9 @@
 # The Swift package and the libraries for Apple's systems, as far as a Linux machine goes:
 #
 #     apple/check.sh           all that follows
-#     apple/check.sh rust      the static library for iOS, its symbols, the XCFramework, the sink for Apple's log
-#     apple/check.sh targets   the same, for macOS and the simulators as well
+#     apple/check.sh rust      libraries for iOS and its simulators, their symbols, a program in C with each, the
+#                              XCFramework, the sink for Apple's log
+#     apple/check.sh targets   the same with all platforms of the XCFramework (platforms.txt), or those that follow
 #     apple/check.sh swift     the package and its tests with Swift 6
 #
 # Needs rustup, clang and python3. Swift is that of the machine, or else Debian's, which is installed into a folder
@@ -41,87 +42,121 @@ vocabularies() {
   done
 }
 
-# link PLATFORM ARCHITECTURE LIBRARY...: what the system has is not looked for.
+# lld ARCHITECTURE SYSTEM VERSION ARGUMENT...
+lld() { "$llvm/gcc-ld/ld64.lld" -arch "$1" -platform_version "$2" "$3" "$3" -fatal_warnings -dead_strip "${@:4}"; }
+
+# link ARCHITECTURE SYSTEM VERSION SYMBOLS OUT LIBRARY...: a shared library. What the system has is not looked for.
 link() {
-  "$lld" -dylib -arch "$2" -platform_version "$1" 15.0 15.0 -undefined dynamic_lookup -dead_strip \
-    -exported_symbols_list "$out/exported" -o "$out/linked.dylib" "${@:3}"
+  lld "$1" "$2" "$3" -dylib -undefined dynamic_lookup -exported_symbols_list "$4" -o "${@:5}"
 }
 
 # names --defined-only|--undefined-only FILE
 names() { "$llvm/llvm-nm" -j --quiet --extern-only "$@" | grep -v ':$' | grep . | LC_ALL=C sort; }
 
-# static TARGET PLATFORM ARCHITECTURE: makes a library, and looks at it. Returns 1 if Rust does not have the target.
-static() {
-  local library=$out/$1/libwg_embed.a
-  if ! rustup target add "$1" >/dev/null 2>&1 &&
-    ! rustup component add --toolchain nightly rust-src >/dev/null 2>&1; then
-    skip "$1: there is neither a standard library for it nor a nightly toolchain with rust-src"
-    return 1
-  fi
-  quiet "static-$1" apple/static.sh "$1" "$library"
-  sed 's/^/_/' abi/symbols.txt >"$out/exported"
+# systems FILE: those that its objects were built for. Older ones than LC_BUILD_VERSION have no simulator.
+systems() {
+  "$llvm/llvm-objdump" --macho --private-headers "$1" | awk '
+    $1 == "platform" { print $2 }
+    $2 == "LC_VERSION_MIN_IPHONEOS" { print "ios" }
+    $2 == "LC_VERSION_MIN_MACOSX" { print "macos" }' | sort -u
+}
+
+# library TARGET ARCHITECTURE SYSTEM VERSION: what a library has, and what it needs of the system.
+library() {
+  local target=$1 library=$out/$1/libwg_embed.a linked=$out/$1/linked.dylib
   names --defined-only "$library" | grep -v '^_wg_embed' | diff -u "$out/exported" - ||
     fail "$library: its global symbols are not those of abi/symbols.txt"
-  quiet link link "$2" "$3" "$library"
-  names --defined-only "$out/linked.dylib" | diff -u "$out/exported" - || fail "$library: other functions are exported"
-  if grep -q "^$1 " abi/imports-apple.txt; then
-    names --undefined-only "$out/linked.dylib" | diff -u <(sed -n "s/^$1 //p" abi/imports-apple.txt) - ||
-      fail "$library: it needs something else of the system"
-  else
-    skip "what $1 needs of the system: abi/imports-apple.txt has no list of it"
-  fi
-  echo "ok: $1, $(stat -c %s "$library") bytes"
+  systems "$library" | diff <(echo "${3/-/}") - || fail "$library: built for another system"
+  quiet link link "${@:2}" "$out/exported" "$linked" "$library"
+  names --defined-only "$linked" | diff -u "$out/exported" - || fail "$library: other functions are exported"
+  names --undefined-only "$linked" | diff -u <(sed -n "s/^$target //p" abi/imports-apple.txt) - ||
+    fail "$library: what it needs of the system is not what abi/imports-apple.txt has"
+  echo "ok: $target, $(stat -c %s "$library") bytes"
+}
+
+# program TARGET ARCHITECTURE SYSTEM VERSION FOLDER: links a program in C with a library of the XCFramework, whose
+# header it imports as a module. A file with the names of abi/imports-apple.txt stands in for the system.
+program() {
+  local to=$out/$1 triple=$2-apple-$3
+  {
+    printf -- "--- !tapi-tbd\ntbd-version: 4\ntargets: [ %s-%s ]\n" "$2" "$3"
+    printf "install-name: '/usr/lib/libSystem.B.dylib'\nexports:\n  - targets: [ %s-%s ]\n    symbols: [ " "$2" "$3"
+    sed -n "s/^$1 \(.*\)/'\1', /p" abi/imports-apple.txt
+    printf "dyld_stub_binder ]\n...\n"
+  } >"$to/libSystem.tbd"
+  clang --target="${triple/$3/${3/os/os$4}}" -Wall -Wextra -Werror -ffreestanding -fmodules \
+    -fmodules-cache-path="$to/modules" -I "$5/Headers" -c apple/Tests/Link/main.c -o "$to/main.o" &&
+    lld "$2" "$3" "$4" -o "$to/main" "$to/main.o" "$5/libwg_embed.a" "$to/libSystem.tbd"
 }
 
 # Two libraries in Rust in one program: what the other one shares with ours must be ours no more.
 beside() {
   local ours=aarch64-apple-ios/libwg_embed.a foreign=$target/aarch64-apple-ios/release/libforeign.a
-  quiet foreign cargo rustc -q --locked --release -p foreign --crate-type staticlib --target aarch64-apple-ios
-  echo _foreign_key_len >>"$out/exported"
-  quiet beside link ios arm64 "$out/$ours" "$foreign"
-  if link ios arm64 "$target/aarch64-apple-ios/release/libwg_embed.a" "$foreign" >"$out/twice.log" 2>&1 ||
-    ! grep -q "duplicate symbol" "$out/twice.log"; then
+  (
+    . apple/environment.sh aarch64-apple-ios "$out"
+    quiet foreign cargo rustc -q --locked --release -p foreign --crate-type staticlib --target aarch64-apple-ios
+  )
+  local phone=(arm64 ios 15.0 "$out/exported-beside")
+  { cat "$out/exported" && echo _foreign_key_len; } >"$out/exported-beside"
+  quiet beside link "${phone[@]}" "$out/beside.dylib" "$out/$ours" "$foreign"
+  if link "${phone[@]}" "$out/twice.dylib" "$target/aarch64-apple-ios/release/libwg_embed.a" "$foreign" \
+    >"$out/twice.log" 2>&1 || ! grep -q "duplicate symbol" "$out/twice.log"; then
     fail "symbols that are there twice are not found"
   fi
   echo "ok: beside another library in Rust"
 }
 
-rust() {
-  quiet unit cargo test -q --locked -p wg-embed-apple --features oslog
-  if ! rustup target add aarch64-apple-ios >/dev/null 2>&1 || ! command -v clang >/dev/null ||
-    ! rustup component add llvm-tools >/dev/null 2>&1; then
-    skip "libraries for Apple's systems: they need clang, and from rustup aarch64-apple-ios and llvm-tools"
-    return
-  fi
-  llvm=$(rustc --print sysroot)/lib/rustlib/$(rustc -vV | sed -n 's/^host: //p')/bin
-  lld=$llvm/gcc-ld/ld64.lld
+# The log of Apple's systems, which the XCFramework is without.
+oslog() {
   (
     STUBS="-isystem $PWD/apple/Tests/Stubs" . apple/environment.sh aarch64-apple-ios "$out"
     quiet oslog cargo clippy -q --locked -p wg-embed-apple --features oslog --target aarch64-apple-ios -- -D warnings
   )
   echo "ok: the sink for Apple's log"
+}
 
-  local platforms=()
-  static aarch64-apple-ios ios arm64
-  (
-    . apple/environment.sh aarch64-apple-ios "$out"
-    beside
-  )
-  platforms+=("ios-arm64=$out/aarch64-apple-ios/libwg_embed.a")
-  if [ "$1" = all ]; then
-    local two=(aarch64-apple-darwin x86_64-apple-darwin)
-    static "${two[0]}" macos arm64 && static "${two[1]}" macos x86_64 &&
-      platforms+=("macos-arm64_x86_64=$out/${two[0]}/libwg_embed.a,$out/${two[1]}/libwg_embed.a")
-    two=(aarch64-apple-ios-sim x86_64-apple-ios)
-    static "${two[0]}" ios-simulator arm64 && static "${two[1]}" ios-simulator x86_64 &&
-      platforms+=("ios-arm64_x86_64-simulator=$out/${two[0]}/libwg_embed.a,$out/${two[1]}/libwg_embed.a")
+# The rows of a platform: target, architecture, system, oldest version.
+of() { sed -n "s/^$1 //p" apple/platforms.txt; }
+
+# rust PLATFORM...: of apple/platforms.txt.
+rust() {
+  quiet unit cargo test -q --locked -p wg-embed-apple --features oslog
+  if ! command -v clang >/dev/null || ! rustup component add llvm-tools >/dev/null 2>&1; then
+    skip "libraries for Apple's systems: they need clang, and llvm-tools from rustup"
+    return
   fi
-  for folder in "$out/package" "$out/package-again"; do
-    apple/xcframework.py "$folder" include/wg_embed.h "${platforms[@]}"
+  llvm=$(rustc --print sysroot)/lib/rustlib/$(rustc -vV | sed -n 's/^host: //p')/bin
+
+  local platform name rest platforms=()
+  for platform; do
+    # Each line's target; the last failure is the reason.
+    if of "$platform" | (while read -r name rest; do . apple/environment.sh "$name" "$out"; done) 2>"$out/std.log"; then
+      platforms+=("$platform")
+    else
+      skip "$platform: $(tail -n 1 "$out/std.log")"
+    fi
   done
+  [ ${#platforms[@]} -gt 0 ] || return 0
+  sed 's/^/_/' abi/symbols.txt >"$out/exported"
+  quiet build apple/build.sh "$out/package" "${platforms[@]}"
+  for platform in "${platforms[@]}"; do
+    while read -r name rest; do
+      # shellcheck disable=SC2086 # Architecture, system, version.
+      library "$name" $rest
+      # shellcheck disable=SC2086
+      quiet program program "$name" $rest "$out/package/CWgEmbed.xcframework/$platform"
+    done < <(of "$platform")
+  done
+  echo "ok: a program in C with each of them"
+  quiet again apple/build.sh "$out/package-again" "${platforms[@]}"
   diff -r "$out/package" "$out/package-again" || fail "the XCFramework is not the same twice"
   python3 -m zipfile -t "$out/package/CWgEmbed.xcframework.zip" >/dev/null
-  echo "ok: the XCFramework, ${#platforms[@]} platforms"
+  echo "ok: the XCFramework: ${platforms[*]}"
+  sha256sum "$out"/package*/CWgEmbed.xcframework.zip
+  if [ "${platforms[0]}" = ios-arm64 ]; then
+    beside
+    oslog
+  fi
 }
 
 # Runs a command where Swift is: on this machine, or in Debian's folder, with this repository at its own path.
@@ -182,10 +217,13 @@ swift_package() {
 }
 
 vocabularies
+# A library takes about a minute of processor time: .ci/run makes three of the five.
+usual=(ios-arm64 ios-arm64_x86_64-simulator)
+mapfile -t all < <(grep -v '^#' apple/platforms.txt | cut -d ' ' -f 1 | uniq)
 case ${1:-} in
-  rust) rust ios ;;
-  targets) rust all ;;
+  rust) rust "${usual[@]}" ;;
+  targets) shift && rust "${@:-${all[@]}}" ;;
   swift) swift_package ;;
-  "") rust ios && swift_package ;;
+  "") rust "${usual[@]}" && swift_package ;;
   *) fail "what is $1?" ;;
 esac
