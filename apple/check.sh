@@ -191,6 +191,41 @@ install_swift() {
   } >"$out/install.log" 2>&1
 }
 
+# Writes the programs of README.md, whose blocks begin with "```swift NAME.swift", into a folder.
+samples() {
+  rm -rf "$1"
+  mkdir -p "$1"
+  awk -v folder="$1" '
+    /^ *```/ && file { file = ""; next }
+    /^ *```swift/ {
+      if (NF != 2) { print "README.md:" FNR ": this block has no name"; exit 1 }
+      file = folder "/" $2
+      indent = index($0, "`") - 1
+      next
+    }
+    file { print substr($0, indent + 1) >file }' apple/README.md
+}
+
+# Each program of README.md alone, and the two files of the example together, as they stand there.
+examples() {
+  local folder=$out/samples file
+  local check=(where_swift_is swiftc -typecheck -swift-version 6 -warnings-as-errors
+    -I "$scratch/debug/Modules" -I apple/Sources/CWgEmbed)
+  samples "$folder" || fail "the programs of apple/README.md"
+  for file in "$folder"/*.swift; do quiet sample "${check[@]}" "$file"; done
+  quiet example "${check[@]}" apple/Example/*.swift
+  # What is wrong is found, and so is what is not fit for several threads.
+  sed 's/adapter.start(/adapter.begin(/' "$folder/PacketTunnelProvider.swift" >"$folder/wrong"
+  sed 's/@escaping @Sendable/@escaping/' "$folder/WithoutAdapter.swift" >"$folder/unsafe"
+  for file in "$folder/wrong" "$folder/unsafe"; do
+    mv "$file" "$file.swift"
+    if "${check[@]}" "$file.swift" >"$out/wrong.log" 2>&1 || ! grep -q "error:" "$out/wrong.log"; then
+      fail "what is wrong in $file.swift is not found"
+    fi
+  done
+  echo "ok: the example, and the programs of apple/README.md"
+}
+
 swift_package() {
   debian=$target/swift/root
   export TARGET=$target
@@ -211,9 +246,7 @@ swift_package() {
     fail "not all of $expected tests have run: $(grep Executed "$out/swift-test.log")"
   sed -n 's/.*Test skipped/skipped/p' "$out/swift-test.log"
   echo "ok: $expected tests in Swift"
-  quiet example where_swift_is swiftc -typecheck -swift-version 6 -warnings-as-errors \
-    -I "$scratch/debug/Modules" -I apple/Sources/CWgEmbed apple/Example/*.swift
-  echo "ok: the example"
+  examples
 }
 
 vocabularies

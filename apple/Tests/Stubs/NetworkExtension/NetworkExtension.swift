@@ -79,10 +79,32 @@ open class NEPacketTunnelFlow: NSObject {
   open func writePackets(_ packets: [Data], withProtocols protocols: [NSNumber]) -> Bool { true }
 }
 
-public class NEVPNProtocol: NSObject {}
+public class NEVPNProtocol: NSObject {
+  public var serverAddress: String?
+}
 
 public class NETunnelProviderProtocol: NEVPNProtocol {
+  public var providerBundleIdentifier: String?
   public var providerConfiguration: [String: Any]?
+}
+
+public class NEVPNConnection: NSObject {
+  public func startVPNTunnel() throws {}
+  public func stopVPNTunnel() {}
+}
+
+public class NEVPNManager: NSObject {
+  public let connection = NEVPNConnection()
+  public var protocolConfiguration: NEVPNProtocol?
+  public var localizedDescription: String?
+  public var isEnabled = false
+
+  public func saveToPreferences() async throws {}
+  public func loadFromPreferences() async throws {}
+}
+
+public class NETunnelProviderManager: NEVPNManager {
+  public class func loadAllFromPreferences() async throws -> [NETunnelProviderManager] { [] }
 }
 
 public enum NEProviderStopReason: Int, Sendable { case none, userInitiated }
