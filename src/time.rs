@@ -89,7 +89,7 @@ impl Clock for SystemClock {
 #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
 #[allow(unsafe_code)]
 mod boot {
-    use super::{Duration, Instant};
+    use super::Instant;
 
     /// Since Linux 2.6.39.
     #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -107,7 +107,7 @@ mod boot {
         // SAFETY: `ts` is a live timespec that `clock_gettime` fills; every supported system has the clock.
         unsafe { libc::clock_gettime(clock, &raw mut ts) };
         // Neither field is negative on a clock that starts at boot.
-        Instant::default() + Duration::new(ts.tv_sec as u64, ts.tv_nsec as u32)
+        Instant((ts.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(ts.tv_nsec as u64))
     }
 }
 

@@ -37,7 +37,7 @@ pub(crate) struct Connections {
     pub(super) listeners: RwLock<Listeners>,
     /// Connections that may have segments to send, each at most once.
     ready: Mutex<VecDeque<Arc<TcpSocket>>>,
-    /// Whether `ready` is not empty: see [`Waiter`](super::waiter::Waiter). Changes under its lock.
+    /// Whether `ready` is not empty, for reading without its lock. Changes under it.
     has_ready: AtomicBool,
     half_open_timer: Arc<HalfOpenTimer>,
     time_wait_timer: Arc<TimeWaitTimer>,
@@ -152,18 +152,17 @@ impl Connections {
     pub(super) fn make_ready(&self, socket: &Arc<TcpSocket>) {
         let mut ready = lock(&self.ready);
         ready.push_back(socket.clone());
-        if ready.len() == 1 {
-            self.has_ready.store(true, Ordering::SeqCst);
-        }
+        self.has_ready.store(true, Ordering::Release);
     }
 
-    pub(super) fn has_ready(&self) -> bool {
-        self.has_ready.load(Ordering::SeqCst)
+    /// Returns whether no connection has segments to send: see [`Waiter`](super::waiter::Waiter).
+    pub(super) fn is_idle(&self) -> bool {
+        lock(&self.ready).is_empty()
     }
 
     /// Takes the first connection with segments to send.
     pub(super) fn next_ready(&self) -> Option<Arc<TcpSocket>> {
-        if !self.has_ready() {
+        if !self.has_ready.load(Ordering::Acquire) {
             return None;
         }
         let mut ready = lock(&self.ready);

@@ -131,7 +131,7 @@ impl Tun for StackTun {
             }
             shared.waiter.set_idle();
             // Earlier packets were not signalled.
-            if shared.outbox.is_idle() && !shared.tcp.has_ready() && !shared.memory.can_feed() {
+            if shared.outbox.is_idle() && shared.tcp.is_idle() && !shared.memory.can_feed() {
                 shared.waiter.set_deadline(|| shared.deadlines.next(), || shared.now());
                 return Ok(0);
             }

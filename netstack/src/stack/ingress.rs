@@ -30,10 +30,22 @@ use crate::{
     tcp::{HalfOpen, Segment, TimeWait, Verdict},
 };
 
+/// A received segment that is not yet parsed, and its connection's addresses.
+struct Unparsed<'a> {
+    tuple: FourTuple,
+    segment: segment::Parts<'a>,
+}
+
 /// A received segment, and its connection's addresses.
 struct Arrival<'a> {
     tuple: FourTuple,
     segment: Segment<'a>,
+}
+
+impl<'a> Unparsed<'a> {
+    fn parse(&self) -> Arrival<'a> {
+        Arrival { tuple: self.tuple, segment: self.segment.parse() }
+    }
 }
 
 /// Handles packets from the tunnel.
@@ -41,13 +53,18 @@ pub(super) fn receive(shared: &Arc<Shared>, packets: PacketList<'_>) {
     let now = shared.now();
     shared.counters.packets_in.fetch_add(packets.ranges.len() as u64, Ordering::Relaxed);
     let mut packets = packets.iter();
-    let mut next = None;
-    while let Some(arrival) = next.take().or_else(|| segments(shared, &mut packets)) {
+    let mut next = segments(shared, &mut packets);
+    while let Some(unparsed) = next {
         // A run of segments of one connection takes its lock once.
-        if let Some(socket) = shared.tcp.get(&arrival.tuple) {
-            next = run(shared, &socket, arrival, &mut packets, now);
-        } else {
-            without_connection(shared, &arrival, now);
+        next = match shared.tcp.get(&unparsed.tuple) {
+            Some(socket) => run(shared, &socket, unparsed, &mut packets, now),
+            None => {
+                without_connection(shared, &unparsed.parse(), now);
+                None
+            }
+        };
+        if next.is_none() {
+            next = segments(shared, &mut packets);
         }
     }
 }
@@ -56,24 +73,24 @@ pub(super) fn receive(shared: &Arc<Shared>, packets: PacketList<'_>) {
 fn run<'a>(
     shared: &Arc<Shared>,
     socket: &Arc<TcpSocket>,
-    mut arrival: Arrival<'a>,
+    mut unparsed: Unparsed<'a>,
     packets: &mut impl Iterator<Item = &'a [u8]>,
     now: Instant,
-) -> Option<Arrival<'a>> {
+) -> Option<Unparsed<'a>> {
     let mut state: MutexGuard<'_, State> = socket.lock();
     if state.is_gone() {
         drop(state);
-        without_connection(shared, &arrival, now);
+        without_connection(shared, &unparsed.parse(), now);
         return None;
     }
     loop {
-        state.connection.receive(&arrival.segment, now);
+        state.connection.receive(&unparsed.segment.parse(), now);
         let Some(packet) = packets.next() else {
             socket.settle(shared, state, now);
             return None;
         };
         match parse(shared, packet) {
-            Some(Parsed::Segment(next)) if next.tuple == socket.tuple => arrival = next,
+            Some(Parsed::Segment(next)) if next.tuple == socket.tuple => unparsed = next,
             other => {
                 socket.settle(shared, state, now);
                 return match other {
@@ -90,10 +107,10 @@ fn run<'a>(
 }
 
 /// Returns the next segment; packets of other kinds before it are dispatched.
-fn segments<'a>(shared: &Arc<Shared>, packets: &mut impl Iterator<Item = &'a [u8]>) -> Option<Arrival<'a>> {
+fn segments<'a>(shared: &Arc<Shared>, packets: &mut impl Iterator<Item = &'a [u8]>) -> Option<Unparsed<'a>> {
     loop {
         match parse(shared, packets.next()?) {
-            Some(Parsed::Segment(arrival)) => return Some(arrival),
+            Some(Parsed::Segment(segment)) => return Some(segment),
             Some(Parsed::Other(packet)) => dispatch_other(shared, &packet, shared.now()),
             None => {}
         }
@@ -101,7 +118,7 @@ fn segments<'a>(shared: &Arc<Shared>, packets: &mut impl Iterator<Item = &'a [u8
 }
 
 enum Parsed<'a> {
-    Segment(Arrival<'a>),
+    Segment(Unparsed<'a>),
     Other(Packet<'a>),
 }
 
@@ -121,10 +138,11 @@ fn parse<'a>(shared: &Shared, bytes: &'a [u8]) -> Option<Parsed<'a>> {
     if packet.protocol != packet::TCP || packet.fragment.is_some() {
         return Some(Parsed::Other(packet));
     }
-    let Some((source, destination, segment)) = segment::parse(packet.payload()) else {
+    let Some(segment) = segment::Parts::of(packet.payload()) else {
         shared.dropped(Dropped::TcpMalformed);
         return None;
     };
+    let (source, destination) = segment.ports();
     if !packet.has_valid_checksum() {
         shared.dropped(Dropped::Checksum);
         return None;
@@ -134,7 +152,7 @@ fn parse<'a>(shared: &Shared, bytes: &'a [u8]) -> Option<Parsed<'a>> {
         return None;
     }
     let tuple = FourTuple::new((packet.destination, destination).into(), (packet.source, source).into());
-    Some(Parsed::Segment(Arrival { tuple, segment }))
+    Some(Parsed::Segment(Unparsed { tuple, segment }))
 }
 
 /// Dispatches a packet that is not a whole TCP segment.
@@ -163,11 +181,11 @@ fn dispatch_other(shared: &Arc<Shared>, packet: &Packet<'_>, now: Instant) {
 /// Dispatches a packet that was reassembled from fragments.
 fn whole_packet(shared: &Arc<Shared>, bytes: &[u8], now: Instant) {
     match parse(shared, bytes) {
-        Some(Parsed::Segment(arrival)) => match shared.tcp.get(&arrival.tuple) {
+        Some(Parsed::Segment(unparsed)) => match shared.tcp.get(&unparsed.tuple) {
             Some(socket) => {
-                run(shared, &socket, arrival, &mut std::iter::empty(), now);
+                run(shared, &socket, unparsed, &mut std::iter::empty(), now);
             }
-            None => without_connection(shared, &arrival, now),
+            None => without_connection(shared, &unparsed.parse(), now),
         },
         Some(Parsed::Other(packet)) if packet.fragment.is_none() => dispatch_other(shared, &packet, now),
         Some(Parsed::Other(_)) => shared.dropped(Dropped::Malformed),

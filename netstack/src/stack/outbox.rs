@@ -19,8 +19,7 @@ pub(crate) trait HasRoom: Send + Sync {
 /// Packets that are sent before all others.
 pub(crate) struct Outbox {
     state: Mutex<State>,
-    /// Whether [`read`](Outbox::read) has something to do: see [`Waiter`](super::waiter::Waiter). Changes under the
-    /// lock.
+    /// Whether [`read`](Outbox::read) has something to do, for reading without the lock. Changes under it.
     in_use: AtomicBool,
 }
 
@@ -73,9 +72,9 @@ impl Outbox {
         pushed
     }
 
-    /// Returns whether [`read`](Self::read) has nothing to do.
+    /// Returns whether [`read`](Self::read) has nothing to do: see [`Waiter`](super::waiter::Waiter).
     pub(super) fn is_idle(&self) -> bool {
-        !self.in_use.load(Ordering::SeqCst)
+        !self.lock().is_in_use()
     }
 
     /// Moves packets to `arena`, until `limit` bytes have been moved, there are no more, or there is no room. Returns
@@ -83,7 +82,7 @@ impl Outbox {
     /// notify of room.
     pub(super) fn read(&self, arena: &mut PacketArena, limit: usize) -> Read {
         let (mut read, mut bytes) = (Read::default(), 0);
-        if self.is_idle() {
+        if !self.in_use.load(Ordering::Acquire) {
             return read;
         }
         let mut state = self.lock();
@@ -132,12 +131,15 @@ impl Outbox {
         lock(&self.state)
     }
 
-    /// Updates the flag, before the lock is released, and before the reading thread is notified.
+    /// Updates the flag, before the lock is released.
     fn update(&self, state: &State) {
-        let in_use = !state.packets.is_empty() || !state.waiting.is_empty();
-        if self.in_use.load(Ordering::Relaxed) != in_use {
-            self.in_use.store(in_use, Ordering::SeqCst);
-        }
+        self.in_use.store(state.is_in_use(), Ordering::Release);
+    }
+}
+
+impl State {
+    fn is_in_use(&self) -> bool {
+        !self.packets.is_empty() || !self.waiting.is_empty()
     }
 }
 

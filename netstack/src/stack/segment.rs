@@ -26,24 +26,47 @@ const SACK_PERMITTED: u8 = 4;
 const SACK: u8 = 5;
 const TIMESTAMPS: u8 = 8;
 
-/// Parses a segment and also returns its source and destination port. Returns `None` if its header exceeds it. Options
-/// behind an invalid one are ignored.
-pub(super) fn parse(bytes: &[u8]) -> Option<(u16, u16, Segment<'_>)> {
-    let fixed = bytes.first_chunk::<HEADER>()?;
-    let start = usize::from(fixed[12] >> 4) * 4;
-    let options = bytes.get(HEADER..start)?;
-    let u16_at = |at: usize| u16::from_be_bytes([fixed[at], fixed[at + 1]]);
-    let u32_at = |at: usize| u32::from_be_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]]);
-    let has = |flag: u8| fixed[13] & flag != 0;
-    let mut header = Header {
-        seq: u32_at(4),
-        ack: u32_at(8),
-        flags: Flags { syn: has(SYN), fin: has(FIN), rst: has(RST), ack: has(ACK), psh: has(PSH) },
-        window: u16_at(14),
-        ..Header::default()
-    };
-    parse_options(options, &mut header);
-    Some((u16_at(0), u16_at(2), Segment { header, payload: &bytes[start..] }))
+/// The parts of a received segment: where its header ends is known, but it is not yet parsed. A parsed one is larger,
+/// and should be moved less.
+#[derive(Clone, Copy)]
+pub(super) struct Parts<'a> {
+    fixed: &'a [u8; HEADER],
+    options: &'a [u8],
+    payload: &'a [u8],
+}
+
+impl<'a> Parts<'a> {
+    /// Returns `None` if the header exceeds the segment.
+    pub(super) fn of(bytes: &'a [u8]) -> Option<Self> {
+        let fixed = bytes.first_chunk()?;
+        let start = usize::from(bytes[12] >> 4) * 4;
+        let options = bytes.get(HEADER..start)?;
+        Some(Self { fixed, options, payload: &bytes[start..] })
+    }
+
+    /// Returns the source and the destination port.
+    pub(super) fn ports(&self) -> (u16, u16) {
+        (self.u16_at(0), self.u16_at(2))
+    }
+
+    /// Parses the header. Options behind an invalid one are ignored.
+    pub(super) fn parse(&self) -> Segment<'a> {
+        let has = |flag: u8| self.fixed[13] & flag != 0;
+        let header = Header {
+            seq: number(&self.fixed[4..]),
+            ack: number(&self.fixed[8..]),
+            flags: Flags { syn: has(SYN), fin: has(FIN), rst: has(RST), ack: has(ACK), psh: has(PSH) },
+            window: self.u16_at(14),
+            ..Header::default()
+        };
+        let mut segment = Segment { header, payload: self.payload };
+        parse_options(self.options, &mut segment.header);
+        segment
+    }
+
+    fn u16_at(&self, at: usize) -> u16 {
+        u16::from_be_bytes([self.fixed[at], self.fixed[at + 1]])
+    }
 }
 
 fn parse_options(mut rest: &[u8], header: &mut Header) {
@@ -99,16 +122,6 @@ struct Options {
 impl Options {
     fn of(header: &Header) -> Self {
         let mut options = Self { bytes: [NOP; MAX_OPTIONS], len: 0 };
-        if let Some((value, echo)) = header.timestamps
-            && !header.flags.syn
-            && header.sack[0].is_none()
-        {
-            // Most segments.
-            let [a, b, c, d] = value.to_be_bytes();
-            let [e, f, g, h] = echo.to_be_bytes();
-            options.push(&[NOP, NOP, TIMESTAMPS, 10, a, b, c, d, e, f, g, h]);
-            return options;
-        }
         if let Some(mss) = header.mss.filter(|_| header.flags.syn) {
             let [a, b] = mss.to_be_bytes();
             options.push(&[MSS, 4, a, b]);
@@ -148,6 +161,13 @@ impl Options {
     }
 }
 
+/// Returns the options of most segments, which have only timestamps.
+fn only_timestamps(header: &Header) -> Option<[u8; 12]> {
+    let (value, echo) = header.timestamps.filter(|_| !header.flags.syn && header.sack[0].is_none())?;
+    let ([a, b, c, d], [e, f, g, h]) = (value.to_be_bytes(), echo.to_be_bytes());
+    Some([NOP, NOP, TIMESTAMPS, 10, a, b, c, d, e, f, g, h])
+}
+
 /// Builds whole packets of one connection, from their common parts.
 #[derive(Clone, Copy)]
 pub(super) struct Builder {
@@ -173,9 +193,16 @@ impl Builder {
         second: &[u8],
         room: impl FnOnce(usize) -> Option<&'a mut [u8]>,
     ) -> Option<usize> {
-        let options = Options::of(header);
+        let (usual, others);
+        let options = if let Some(options) = only_timestamps(header) {
+            usual = options;
+            &usual[..]
+        } else {
+            others = Options::of(header);
+            others.bytes()
+        };
         let ip = self.ip.len();
-        let tcp = HEADER + options.len;
+        let tcp = HEADER + options.len();
         let payload = first.len() + second.len();
         let out = room(ip + tcp + payload)?;
         let sum = self.ip.emit(out, tcp + payload);
@@ -186,7 +213,7 @@ impl Builder {
         (head[12], head[13]) = ((tcp as u8 / 4) << 4, flag_bits(header.flags));
         head[14..16].copy_from_slice(&header.window.to_be_bytes());
         head[16..20].fill(0);
-        head[HEADER..].copy_from_slice(options.bytes());
+        head[HEADER..].copy_from_slice(options);
         let (one, two) = data.split_at_mut(first.len());
         one.copy_from_slice(first);
         if !second.is_empty() {
@@ -248,8 +275,9 @@ mod tests {
         let len = Builder::new(&tuple(v6)).build(header, first, second, |len| bytes.get_mut(..len)).unwrap();
         let packet = Packet::parse(&bytes[..len]).unwrap();
         assert!(packet.has_valid_checksum());
-        let (source, destination, segment) = parse(packet.payload()).unwrap();
-        assert_eq!((source, destination, segment.payload), (80, 9, &[first, second].concat()[..]));
+        let parts = Parts::of(packet.payload()).unwrap();
+        let segment = parts.parse();
+        assert_eq!((parts.ports(), segment.payload), ((80, 9), &[first, second].concat()[..]));
         segment.header
     }
 
@@ -299,8 +327,8 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_parsed_within_bounds(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
-            if let Some((_, _, segment)) = parse(&bytes) {
-                prop_assert!(segment.payload.len() <= bytes.len() - HEADER);
+            if let Some(parts) = Parts::of(&bytes) {
+                prop_assert!(parts.parse().payload.len() <= bytes.len() - HEADER);
             }
         }
     }

@@ -20,8 +20,8 @@ use crate::{
     tcp::{Connection, Header},
 };
 
-/// The bytes that a connection sends in one turn, before others have theirs.
-const TURN: usize = 64 << 10;
+/// The maximum number of segments that a connection sends in one turn, before others have theirs.
+const TURN: usize = 64;
 
 /// The minimum time between two runs of a connection's timers.
 const TICK: Duration = Duration::from_millis(1);
@@ -174,8 +174,7 @@ impl TcpSocket {
             return false;
         }
         let (mut full, mut packets) = (false, 0);
-        let limit = (TURN / usize::from(shared.mtu()).max(1)).max(1);
-        let more = state.connection.transmit(now, limit, &mut |header, first, second| {
+        let more = state.connection.transmit(now, TURN, &mut |header, first, second| {
             let sent = send(&self.builder, header, first, second);
             full |= !sent;
             packets += u64::from(sent);

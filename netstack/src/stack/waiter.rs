@@ -25,11 +25,10 @@ mod fallback;
 
 /// Waits for signals and for one deadline.
 ///
-/// Each queue has a flag that is set while it is not empty. A thread that adds something sets the flag, then reads
-/// `busy`, in [`signal`](Self::signal). The reading thread clears `busy`, in [`set_idle`](Self::set_idle), then reads
-/// the flags. All four operations are sequentially consistent, so at least one thread observes the other's write: the
-/// reader finds the flag set, or it is woken. If the flag was already set, the thread that set it wakes the reader. It
-/// is cleared only under the queue's lock, when the queue is empty.
+/// A thread that adds something to a queue does so under the queue's lock, then reads `busy`, in
+/// [`signal`](Self::signal). The reading thread clears `busy`, in [`set_idle`](Self::set_idle), then checks each queue
+/// under its lock. Whichever of them has the lock later observes what the other one did before: the reader finds the
+/// queue not empty, or it is woken. (Memory that was released has no lock: see `Memory::can_feed`.)
 pub(super) struct Waiter {
     imp: imp::Waiter,
     /// Whether the reading thread is running, or was woken: another signal needs no system call. Only that thread
@@ -42,7 +41,7 @@ impl Waiter {
         Ok(Self { imp: imp::Waiter::new()?, busy: AtomicBool::new(false) })
     }
 
-    /// Reports that there is something to read, in a queue whose flag is set.
+    /// Reports that there is something to read, after it was added to a queue.
     pub(super) fn signal(&self) {
         if !self.busy.load(Ordering::SeqCst) && !self.busy.swap(true, Ordering::SeqCst) {
             self.imp.wake();

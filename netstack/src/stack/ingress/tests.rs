@@ -36,7 +36,7 @@ fn sent(stack: &Netstack) -> Vec<Header> {
     let mut arena = PacketArena::new(1 << 17, 64, |len, _| len);
     stack.tun().read(&mut arena).unwrap();
     let packets = arena.slots().iter().map(|slot| arena.packet(*slot));
-    packets.map(|packet| segment::parse(Packet::parse(packet).unwrap().payload()).unwrap().2.header).collect()
+    packets.map(|packet| segment::Parts::of(Packet::parse(packet).unwrap().payload()).unwrap().parse().header).collect()
 }
 
 fn listening() -> Arc<Listening> {

@@ -120,17 +120,18 @@ impl Connection {
             && (!self.sender.is_shrunken() || board.first_lost().is_some_and(|first| self.sender.most_again(first) > 0))
     }
 
-    /// Returns SACK blocks for a segment with `payload` bytes, and whether there is room for all of them: a full
-    /// segment is sent without, followed by an ACK.
-    fn blocks(&self, payload: usize) -> ([Option<(u32, u32)>; 4], bool) {
+    /// Adds SACK blocks to the header of a segment with `payload` bytes, if there are some. Returns false if there is
+    /// no room for them: a full segment is sent without, followed by an ACK.
+    fn add_blocks(&self, header: &mut Header, payload: usize) -> bool {
         if !self.sack || !self.receiver.has_blocks() {
-            return ([None; 4], true);
+            return true;
         }
         let most = if self.recent.is_some() { 3 } else { 4 };
         if payload + sack_length(most) > self.sender.mss && payload > 0 {
-            return ([None; 4], false);
+            return false;
         }
-        (self.receiver.blocks(most), true)
+        header.sack = self.receiver.blocks(most);
+        true
     }
 
     /// Returns the next new segment: its payload's length, and whether it has our FIN.
@@ -258,15 +259,15 @@ impl Connection {
     /// Sends a segment without data.
     fn send_bare(&mut self, seq: u32, now: Instant, emit: &mut Emit<'_>) -> Option<()> {
         let (window, edge) = self.receiver.window();
-        let header = Header {
+        let mut header = Header {
             seq,
             ack: self.receiver.next() as u32,
             flags: Flags { ack: true, ..Flags::default() },
             window,
             timestamps: self.timestamps(now),
-            sack: self.blocks(0).0,
             ..Header::default()
         };
+        self.add_blocks(&mut header, 0);
         if !emit(&header, &[], &[]) {
             return None;
         }
@@ -283,18 +284,17 @@ impl Connection {
             self.begin_flight(now);
         }
         let (window, edge) = self.receiver.window();
-        let (sack, complete) = self.blocks(payload);
         let offset = (start - self.sender.una) as usize;
         let last = offset + payload == self.sender.ring.len();
-        let header = Header {
+        let mut header = Header {
             seq: start as u32,
             ack: self.receiver.next() as u32,
             flags: Flags { ack: true, fin, psh: last && payload > 0, ..Flags::default() },
             window,
             timestamps: self.timestamps(now),
-            sack,
             ..Header::default()
         };
+        let complete = self.add_blocks(&mut header, payload);
         let (first, second) = self.sender.ring.slices(offset, payload);
         if !emit(&header, first, second) {
             return None;
