@@ -9,8 +9,10 @@ use std::{
     sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering},
 };
 
-/// Returns the number of this process, which differs from that of the process it was forked from.
-fn number() -> u32 {
+/// Returns the number of this process, which differs from that of the process it was forked from. Usually without a
+/// system call.
+#[must_use]
+pub fn number() -> u32 {
     mark::of_this_process().map_or_else(by_id, number_of)
 }
 

@@ -40,6 +40,15 @@ pub trait Side {
     /// `WouldBlock` if there is no room now.
     fn write(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize>;
 
+    /// Writes the last bytes; [`shutdown`](Self::shutdown) follows at once if all of them are accepted, so the bytes may
+    /// wait for it.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    fn write_last(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.write(parts)
+    }
+
     /// Sends bytes from its own buffer. Returns whether the buffer is empty.
     ///
     /// # Errors
@@ -263,21 +272,25 @@ impl<S: Side> Relay<S> {
                 return Stop::Wait;
             }
             let mut sent = Ok(0);
-            let mut empty = false;
+            // The bytes left until the end, once it has arrived.
+            let mut left = None;
             let side = &mut self.side;
-            let read = self.connection.try_read_with(&mut |first, second| {
-                empty = first.is_empty() && second.is_empty();
-                if empty {
-                    return 0;
-                }
-                sent = side.write(&[IoSlice::new(first), IoSlice::new(second)]);
-                sent.as_ref().map_or(0, |length| *length)
+            let read = self.connection.read_with(|first, second, is_last| {
+                let (all, parts) = (first.len() + second.len(), [IoSlice::new(first), IoSlice::new(second)]);
+                sent = match (all, is_last) {
+                    (0, _) => Ok(0),
+                    (_, true) => side.write_last(&parts),
+                    (_, false) => side.write(&parts),
+                };
+                let length = sent.as_ref().map_or(0, |length| *length);
+                left = (all == 0 || is_last).then_some(all - length.min(all));
+                length
             });
             if let Err(error) = read {
                 return stopped(&error);
             }
             match sent {
-                _ if empty => return Stop::End,
+                Ok(_) if left == Some(0) => return Stop::End,
                 Ok(length) => copied += length,
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock => {

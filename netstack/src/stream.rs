@@ -105,7 +105,7 @@ impl TcpStream {
         if buf.is_empty() {
             return Ok(0);
         }
-        self.try_read_with(&mut |first, second| {
+        self.read_with(|first, second, _| {
             let one = first.len().min(buf.len());
             let two = second.len().min(buf.len() - one);
             buf[..one].copy_from_slice(&first[..one]);
@@ -117,9 +117,15 @@ impl TcpStream {
     /// Reads in place like [`try_read`](Self::try_read): `take` gets the received data, in two parts, under the
     /// connection's lock, and returns how many bytes it has consumed. It is also called at the end, with empty parts.
     pub fn try_read_with(&self, take: &mut dyn FnMut(&[u8], &[u8]) -> usize) -> io::Result<usize> {
+        self.read_with(|first, second, _| take(first, second))
+    }
+
+    /// Does the same as [`try_read_with`](Self::try_read_with); `take` also gets whether the end follows these data.
+    pub(crate) fn read_with(&self, mut take: impl FnMut(&[u8], &[u8], bool) -> usize) -> io::Result<usize> {
         let mut state = self.socket.lock();
         state.check()?;
-        let result = state.connection.read(&|| self.shared.now(), take);
+        let is_last = state.connection.has_arrived();
+        let result = state.connection.read(&|| self.shared.now(), &mut |first, second| take(first, second, is_last));
         state.wants_read |= would_block(&result);
         let (taken, changed) = result?;
         if changed {

@@ -31,6 +31,8 @@ struct Seen {
     room: usize,
     refusal: Option<ErrorKind>,
     output: Vec<u8>,
+    /// How many of these bytes were written as the last ones.
+    last: usize,
     error: Option<ErrorKind>,
     /// Something waits in the side's own buffer.
     is_buffered: bool,
@@ -87,6 +89,12 @@ impl<const STOPS: bool> Side for End<STOPS> {
         let length = parts[0].len().min(seen.room);
         seen.room -= length;
         seen.output.write(&parts[0][..length])
+    }
+
+    fn write_last(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        let length = self.write(parts)?;
+        self.seen().last += length;
+        Ok(length)
     }
 
     fn flush(&mut self) -> io::Result<bool> {
@@ -185,6 +193,29 @@ fn each_direction_ends_for_itself() {
     setup.seen().has_ended = true;
     assert_eq!(setup.turn(READABLE), Outcome::Done);
     assert!(matches!(read_all(&setup.peer), (data, Some(Ok(()))) if data == b"late"));
+}
+
+#[test]
+fn the_last_bytes_and_the_end_come_together() {
+    let mut setup = Socket::new();
+    setup.write(b"some, ");
+    assert_eq!(setup.turn(Event::default()), Outcome::Wait);
+    assert_eq!(setup.seen().last, 0);
+    setup.peer.try_write(b"others").unwrap();
+    setup.peer.shutdown(Shutdown::Write).unwrap();
+    setup.world.settle();
+    // As long as not all of them are accepted, the end waits.
+    setup.seen().room = 2;
+    setup.seen().interruptions = 1;
+    assert_eq!(setup.turn(WRITABLE), Outcome::Wait);
+    {
+        let mut seen = setup.seen();
+        assert_eq!((seen.last, seen.calls.len()), (2, 0));
+        seen.room = 4;
+    }
+    assert_eq!(setup.turn(WRITABLE), Outcome::Wait);
+    let seen = setup.seen();
+    assert_eq!((seen.last, &seen.output[..], &seen.calls[..]), (6, &b"some, others"[..], &["shutdown"][..]));
 }
 
 #[test]

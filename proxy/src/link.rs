@@ -74,6 +74,12 @@ impl Side for Local {
         Ok(length)
     }
 
+    fn write_last(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        let length = self.socket.write_last(parts)?;
+        self.place.received(length);
+        Ok(length)
+    }
+
     fn flush(&mut self) -> io::Result<bool> {
         self.socket.flush()
     }

@@ -2,9 +2,13 @@
 
 use std::{
     cell::Cell,
-    io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write},
+    ffi::c_int,
+    io::{self, ErrorKind, IoSlice, IoSliceMut, Read},
     net::{IpAddr, Shutdown, SocketAddr},
-    os::{fd::AsRawFd, unix::net::UnixStream},
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::net::UnixStream,
+    },
     path::PathBuf,
     time::Duration,
 };
@@ -18,6 +22,19 @@ use crate::{service::Address, tls};
 
 /// The time without traffic after which the other side of a connection is probed.
 pub(crate) const KEEPALIVE: Duration = Duration::from_secs(300);
+
+/// A program that uses the library may not ignore SIGPIPE.
+#[cfg(not(target_vendor = "apple"))]
+const NO_SIGNAL: c_int = libc::MSG_NOSIGNAL;
+/// A socket option has this effect, which the standard library sets.
+#[cfg(target_vendor = "apple")]
+const NO_SIGNAL: c_int = 0;
+
+/// More bytes, or the end, follow at once.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const MORE: c_int = libc::MSG_MORE;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const MORE: c_int = 0;
 
 /// A connection from a client, or to a target on this side.
 pub(crate) enum Socket {
@@ -80,9 +97,22 @@ impl Socket {
     }
 
     pub(crate) fn write(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.send(parts, 0)
+    }
+
+    /// Does the same as [`write`](Self::write) for the last bytes: if all of them are accepted,
+    /// [`end`](Self::end) must follow, so that the end is in the same segment.
+    pub(crate) fn write_last(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.send(parts, MORE)
+    }
+
+    /// `flags` are for TCP.
+    fn send(&mut self, parts: &[IoSlice<'_>], flags: c_int) -> io::Result<usize> {
         match self {
-            Self::Tcp(socket) => socket.write_vectored(parts),
-            Self::Unix(socket) | Self::Watched(Watched { socket, .. }) => socket.write_vectored(parts),
+            Self::Tcp(socket) => SockRef::from(&*socket).send_vectored_with_flags(parts, NO_SIGNAL | flags),
+            Self::Unix(socket) | Self::Watched(Watched { socket, .. }) => {
+                SockRef::from(&*socket).send_vectored_with_flags(parts, NO_SIGNAL)
+            }
             Self::Tls(session) => session.write(parts),
         }
     }
@@ -194,13 +224,17 @@ impl Socket {
 
 /// Sends small parts at once, and detects a connection whose other side no longer exists. Options that cannot be set
 /// have the system's defaults.
-fn prepare(socket: &net::TcpStream) {
+fn prepare(socket: &impl AsFd) {
+    let socket = SockRef::from(socket);
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE);
-    let set = socket.set_nodelay(true).and_then(|()| SockRef::from(socket).set_tcp_keepalive(&keepalive));
+    let set = socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_keepalive(&keepalive));
     if let Err(error) = set {
         tracing::debug!(%error, "a socket has the system's options");
     }
 }
+
+/// Whether accepted sockets have their listener's options.
+const INHERITS_OPTIONS: bool = cfg!(any(target_os = "linux", target_os = "android"));
 
 /// A listener for clients. Dropping it removes its file, if that is still the same.
 pub(crate) enum Listener {
@@ -211,7 +245,13 @@ pub(crate) enum Listener {
 impl Listener {
     pub(crate) fn bind(at: &Address) -> io::Result<Self> {
         match at {
-            Address::Tcp(at) => net::TcpListener::bind(*at).map(Self::Tcp),
+            Address::Tcp(at) => {
+                let socket = net::TcpListener::bind(*at)?;
+                if INHERITS_OPTIONS {
+                    prepare(&socket);
+                }
+                Ok(Self::Tcp(socket))
+            }
             Address::Unix(path) => {
                 let listener = ipc::Listener::claim_path(path).map_err(|error| {
                     let kind = match error.kind() {
@@ -250,7 +290,9 @@ impl Listener {
         match self {
             Self::Tcp(socket) => {
                 let (socket, _) = socket.accept()?;
-                prepare(&socket);
+                if !INHERITS_OPTIONS {
+                    prepare(&socket);
+                }
                 Ok(Socket::Tcp(socket))
             }
             Self::Unix(listener, _) => {
@@ -283,7 +325,8 @@ mod tests {
         assert!(retry(&|| listener.accept().is_ok_and(|socket| accepted.set(socket).is_ok())));
         for socket in [&dialled, accepted.get().unwrap()] {
             let Socket::Tcp(socket) = socket else { panic!("it is TCP") };
-            assert!(SockRef::from(socket).keepalive().unwrap());
+            assert!(SockRef::from(socket).keepalive().unwrap() && socket.nodelay().unwrap());
+            assert_eq!(SockRef::from(socket).tcp_keepalive_time().unwrap(), KEEPALIVE);
         }
     }
 }

@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use wg_embed::{sync::read, time::Instant};
+use wg_embed::{process, sync::read, time::Instant};
 
 use super::{
     Netstack,
@@ -42,7 +42,7 @@ pub(crate) struct Shared {
     pub(super) closed: AtomicBool,
     /// The notifiers of the stack's end.
     pub(super) closing: Mutex<Vec<Weak<dyn Notify>>>,
-    /// The process that created it.
+    /// The number of the process that created it.
     process: u32,
     pub(crate) memory: Arc<Memory>,
     pub(super) starved: Starved,
@@ -92,7 +92,7 @@ impl Shared {
             events: Events::new(),
             closed: AtomicBool::new(false),
             closing: Mutex::default(),
-            process: std::process::id(),
+            process: process::number(),
             memory: Arc::new(Memory::new(options.memory, waiter.clone())),
             starved: Starved::default(),
             waiter,
@@ -117,7 +117,7 @@ impl Shared {
     /// Returns whether this is a child of `fork()`: other threads, which do not exist here, may have held any of the
     /// locks, and the connections belong to the parent.
     pub(crate) fn is_forked(&self) -> bool {
-        self.process != std::process::id()
+        self.process != process::number()
     }
 
     pub(crate) fn mtu(&self) -> u16 {

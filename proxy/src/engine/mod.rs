@@ -314,7 +314,7 @@ impl Engine {
         self.deadlines.clear(token);
         link.set_notify(self.common.mailbox.notifier(token));
         self.entries.insert(token, (Entry::Link(Box::new(link)), serving));
-        self.again.push(token);
+        self.go_on(token, Event::default());
     }
 
     /// Returns whether a service may have no more connections. If the total limit is reached, sessions of datagrams are

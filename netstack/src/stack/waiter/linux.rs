@@ -8,7 +8,7 @@ use std::{
 };
 
 use mio::{Events, Interest, Poll, Registry, Token, Waker, unix::SourceFd};
-use wg_embed::{sync::lock, time::Instant};
+use wg_embed::{process, sync::lock, time::Instant};
 
 const WAKER: Token = Token(0);
 const TIMER: Token = Token(1);
@@ -70,7 +70,7 @@ struct Timer {
     fd: OwnedFd,
     /// The time that it is set to.
     armed: Mutex<Option<Instant>>,
-    /// The process that created it: a child of `fork()` shares the timer, and must not set it.
+    /// The number of the process that created it: a child of `fork()` shares the timer, and must not set it.
     process: u32,
 }
 
@@ -84,7 +84,7 @@ impl Timer {
         }
         // SAFETY: the descriptor is new, and has no other owner.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Self { fd, armed: Mutex::new(None), process: std::process::id() })
+        Ok(Self { fd, armed: Mutex::new(None), process: process::number() })
     }
 
     /// Reports that it has fired, possibly early by the stack's clock, which can be any clock: then the same deadline
@@ -97,7 +97,7 @@ impl Timer {
     fn set(&self, next: impl FnOnce() -> Option<Instant>, now: impl FnOnce() -> Instant) {
         let mut armed = lock(&self.armed);
         let next = next();
-        if *armed == next || self.process != std::process::id() {
+        if *armed == next || self.process != process::number() {
             return;
         }
         *armed = next;

@@ -11,8 +11,9 @@ use super::{
 };
 use crate::notify::Readiness;
 
-/// The room that is allocated for a writer of an unknown number of bytes.
-const ROOM: usize = 64 << 10;
+/// The least and the most room that a writer of an unknown number of bytes gets.
+const LEAST_ROOM: usize = 4 << 10;
+const MOST_ROOM: usize = 64 << 10;
 
 impl Connection {
     /// Returns the operations that do not wait now.
@@ -26,6 +27,11 @@ impl Connection {
             read_closed,
             write_closed,
         }
+    }
+
+    /// Returns whether the peer has ended its direction, and all its data have arrived.
+    pub(crate) fn has_arrived(&self) -> bool {
+        self.receiver.is_finished()
     }
 
     /// Passes received data to `take`, which returns how many bytes it has consumed. Returns `WouldBlock` if there are
@@ -83,7 +89,7 @@ impl Connection {
         if self.sender.fin.is_some() || matches!(self.state, State::Closed | State::TimeWait) {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        let wanted = if hint == 0 { ROOM } else { hint };
+        let wanted = if hint == 0 { self.sender.ring.offer(LEAST_ROOM, MOST_ROOM) } else { hint };
         let mut room = self.sender.room().min(wanted);
         if !self.established || room == 0 {
             return Err(io::ErrorKind::WouldBlock.into());
