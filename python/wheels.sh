@@ -71,8 +71,8 @@ ls -l "$out"/wg_embed-*
 
 echo "== checks"
 twine check --strict "$out"/wg_embed-*
-# auditwheel looks for musl on this machine, which has glibc: a wheel for musl has to need `libc.so` alone, which is what
-# musl's loader calls itself.
+# auditwheel looks for musl on this machine, which has glibc: a wheel for musl has to need `libc.so` alone, which is
+# what musl's loader calls itself.
 cat >"$work/audit.py" <<'PYTHON'
 import io, json, subprocess, sys, zipfile
 from elftools.elf.elffile import ELFFile

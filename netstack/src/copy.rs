@@ -40,8 +40,8 @@ pub trait Side {
     /// `WouldBlock` if there is no room now.
     fn write(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize>;
 
-    /// Writes the last bytes; [`shutdown`](Self::shutdown) follows at once if all of them are accepted, so the bytes may
-    /// wait for it.
+    /// Writes the last bytes; [`shutdown`](Self::shutdown) follows at once if all of them are accepted, so the bytes
+    /// may wait for it.
     ///
     /// # Errors
     /// As [`write`](Self::write).

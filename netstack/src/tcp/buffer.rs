@@ -61,8 +61,8 @@ impl Ring {
         true
     }
 
-    /// Returns the amount of room for a writer of an unknown number of bytes: it is doubled when more than half of it is
-    /// used, so that a few bytes do not need a large buffer.
+    /// Returns the amount of room for a writer of an unknown number of bytes: it is doubled when more than half of it
+    /// is used, so that a few bytes do not need a large buffer.
     pub(super) fn offer(&self, least: usize, most: usize) -> usize {
         let (free, all) = (self.bytes.len() - self.len, self.bytes.len());
         if free > all / 2 { free.min(most) } else { all.clamp(least, most) }
