@@ -27,6 +27,10 @@ use crate::{
 /// compared to what a user notices.
 const WINDOW: Duration = Duration::from_millis(20);
 
+/// After a sleep of this length a single packet is a request or a reply, and none is expected behind it. Under load a
+/// thread sleeps for less, if at all, and each sleep that another look would have spared costs more than the look.
+const QUIET: Duration = Duration::from_micros(30);
+
 /// The number of rounds of `wg-tunnel` between two readings of the clock.
 const ROUNDS: u32 = 32;
 
@@ -55,10 +59,10 @@ struct Round {
 }
 
 impl Round {
-    /// Creates the result of a round that moved so many, and may have found that there were no more.
-    const fn new(moved: usize, is_drained: bool) -> Self {
+    /// Creates the result of a round that moved so many; `is_last` if none is expected after a single one.
+    const fn new(moved: usize, is_last: bool) -> Self {
         // While several were moved, others have probably arrived: another look then costs less than a wait.
-        Self { moved, more: moved > 1 || (moved == 1 && !is_drained) }
+        Self { moved, more: moved > 1 || (moved == 1 && !is_last) }
     }
 }
 
@@ -149,10 +153,10 @@ impl Threads {
         let (mut datagrams, mut packets) = (true, true);
         while !self.is_stopping() {
             packets |= self.take_or_leave_tun(serves_tun)?;
-            let received = if datagrams { self.receive()? } else { Round::default() };
+            let received = if datagrams { self.receive(load.is_quiet)? } else { Round::default() };
             // The system may have replied at once to what was written: to read costs no more than to ask.
             let reads = *serves_tun && (packets || received.moved > 0);
-            let sent = if reads { self.serve_tun(&mut rounds)? } else { Round::default() };
+            let sent = if reads { self.serve_tun(&mut rounds, load.is_quiet)? } else { Round::default() };
             self.device.run_timers();
             (datagrams, packets) = (received.more, sent.more);
             if *serves_tun && load.is_too_much(received.moved, sent.moved) {
@@ -224,7 +228,7 @@ impl Threads {
         let mut ours = Duration::ZERO;
         let mut rounds = 0;
         while !self.is_stopping() && self.serves(Server::Outbound { for_good }) {
-            if self.serve_tun(&mut rounds)?.more {
+            if self.serve_tun(&mut rounds, false)?.more {
                 continue;
             }
             if for_good {
@@ -250,15 +254,15 @@ impl Threads {
     }
 
     /// Runs one round from UDP to the TUN.
-    fn receive(&self) -> io::Result<Round> {
+    fn receive(&self, is_quiet: bool) -> io::Result<Round> {
         go_on(self.inbound.with(|buffers| {
             let moved = self.device.inbound(buffers)?;
-            Ok(Round::new(moved, self.bind.is_drained() && buffers.handshakes.is_empty()))
+            Ok(Round::new(moved, is_quiet && self.bind.is_drained() && buffers.handshakes.is_empty()))
         }))
     }
 
     /// Runs one round from the TUN to UDP.
-    fn serve_tun(&self, rounds: &mut u32) -> io::Result<Round> {
+    fn serve_tun(&self, rounds: &mut u32, is_quiet: bool) -> io::Result<Round> {
         *rounds = rounds.wrapping_add(1);
         if rounds.is_multiple_of(TUN_ROUNDS) {
             self.tun.wait(Some(Duration::ZERO))?;
@@ -266,7 +270,7 @@ impl Threads {
         self.device.handle_tun_events();
         go_on(self.outbound.with(|buffers| {
             let moved = self.device.outbound(buffers)?;
-            Ok(Round::new(moved, self.tun.is_drained()))
+            Ok(Round::new(moved, is_quiet && self.tun.is_drained()))
         }))
     }
 
@@ -283,6 +287,7 @@ impl Threads {
         idle.before += slept;
         drop(idle);
         load.slept += slept;
+        load.is_quiet = slept >= QUIET;
         woken
     }
 
@@ -345,11 +350,13 @@ struct Load {
     slept: Duration,
     received: usize,
     sent: usize,
+    /// Whether the last sleep was not a short one.
+    is_quiet: bool,
 }
 
 impl Load {
     fn new() -> Self {
-        Self { began: Instant::now(), rounds: 0, slept: Duration::ZERO, received: 0, sent: 0 }
+        Self { began: Instant::now(), rounds: 0, slept: Duration::ZERO, received: 0, sent: 0, is_quiet: true }
     }
 
     /// Records a round. Returns whether the thread hardly sleeps any more, and a second one would help, that is,
@@ -365,7 +372,8 @@ impl Load {
         if passed < WINDOW {
             return false;
         }
-        let last = std::mem::replace(self, Self::new());
+        let next = Self { is_quiet: self.is_quiet, ..Self::new() };
+        let last = std::mem::replace(self, next);
         last.slept < passed / 20 && last.received.min(last.sent) > (last.received + last.sent) / 5
     }
 }
