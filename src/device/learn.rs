@@ -29,7 +29,7 @@ impl Device {
             let table = self.allowed_ips.read();
             for run in runs {
                 let mut known = None;
-                for opened in opened[run.opened.clone()].iter().filter(|opened| opened.deliver) {
+                for opened in opened[run.opened.clone()].iter().filter(|opened| opened.is_accepted()) {
                     let Some(header) = Header::parse(&buffer[opened.packet.clone()]) else { continue };
                     if known == Some(header.src) {
                         continue;

@@ -153,15 +153,30 @@ impl Buffers for Outbound {
     }
 }
 
-/// An authentic data message, decrypted in place.
+/// How far a data message has come. Those that are refused stay where they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    Sealed,
+    /// Decrypted in place.
+    Authentic,
+    /// New, not a keepalive, and from a session that still exists: its packet is to be delivered.
+    Accepted,
+}
+
+/// A data message.
 pub(super) struct Opened {
     pub(super) counter: u64,
-    /// The padded packet, in the receive batch's buffer.
+    /// The sealed body in the receive batch's buffer; once it is authentic, the padded packet.
     pub(super) packet: Range<usize>,
     /// The outer TOS.
     pub(super) tos: u8,
-    /// Whether it is new and not a keepalive.
-    pub(super) deliver: bool,
+    pub(super) state: Progress,
+}
+
+impl Opened {
+    pub(super) fn is_accepted(&self) -> bool {
+        self.state == Progress::Accepted
+    }
 }
 
 /// Consecutive data messages of one session.
@@ -170,6 +185,23 @@ pub(super) struct OpenedRun {
     pub(super) session: Arc<Session>,
     pub(super) from: Endpoint,
     pub(super) opened: Range<usize>,
+}
+
+impl OpenedRun {
+    /// Decrypts the messages in place. Returns how many are not authentic.
+    pub(super) fn open(&self, messages: &mut [Opened], buffer: &mut [u8]) -> usize {
+        let mut forged = 0;
+        for message in messages {
+            match self.session.open(message.counter, &mut buffer[message.packet.clone()]) {
+                Some(len) => {
+                    message.packet.end = message.packet.start + len;
+                    message.state = Progress::Authentic;
+                }
+                None => forged += 1,
+            }
+        }
+        forged
+    }
 }
 
 /// A waiting handshake message.
@@ -303,7 +335,7 @@ mod tests {
     }
 
     fn opened() -> Opened {
-        Opened { counter: 0, packet: 0..0, tos: 0, deliver: true }
+        Opened { counter: 0, packet: 0..0, tos: 0, state: Progress::Accepted }
     }
 
     #[test]

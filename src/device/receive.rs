@@ -12,7 +12,7 @@ use super::{
     news::News,
     packet::Header,
     peer::{Peer, State},
-    pool::{HANDSHAKES_PER_ROUND, Inbound, Opened, OpenedRun, QueuedHandshake},
+    pool::{HANDSHAKES_PER_ROUND, Inbound, Opened, OpenedRun, Progress, QueuedHandshake},
     read,
     send::Reason,
     staged::StagedMessage,
@@ -52,7 +52,10 @@ impl Device {
         });
         self.notice_sleep();
         let busy = received == inbound.batch.slots();
-        let messages = self.open_all(inbound);
+        let messages = self.recognize(inbound);
+        let Inbound { batch, opened, runs, .. } = inbound;
+        let forged = runs.iter().map(|run| run.open(&mut opened[run.opened.clone()], batch.buffer_mut())).sum();
+        count(&self.stats.in_not_authentic, forged);
         for run in &inbound.runs {
             self.accept_run(run, &mut inbound.opened[run.opened.clone()]);
         }
@@ -64,8 +67,8 @@ impl Device {
         Ok(handled)
     }
 
-    /// Decrypts every data message in place, and queues every handshake message.
-    fn open_all(&self, inbound: &mut Inbound) -> usize {
+    /// Finds the session of each data message, and queues every handshake message. Returns the number of messages.
+    fn recognize(&self, inbound: &mut Inbound) -> usize {
         let now = self.clock.now();
         let Inbound { batch, opened, runs, handshakes, .. } = inbound;
         let mut messages = 0;
@@ -108,13 +111,9 @@ impl Device {
                     count(&self.stats.in_memory_full, 1);
                     continue;
                 }
-                let Some(len) = session.open(data.counter, data.body) else {
-                    count(&self.stats.in_not_authentic, 1);
-                    continue;
-                };
-                let body = start + whole - data.body.len();
                 let at = opened.len();
-                opened.push(Opened { counter: data.counter, packet: body..body + len, tos: meta.tos, deliver: false });
+                let packet = start + whole - data.body.len()..start + whole;
+                opened.push(Opened { counter: data.counter, packet, tos: meta.tos, state: Progress::Sealed });
                 match runs.last_mut() {
                     Some(run) if Arc::ptr_eq(&run.session, session) && run.from == meta.from => run.opened.end += 1,
                     _ => runs.push(OpenedRun {
@@ -132,18 +131,21 @@ impl Device {
     /// Handles authentic messages of one session: removes replays, and processes the consequences of their arrival.
     fn accept_run(&self, run: &OpenedRun, opened: &mut [Opened]) {
         let now = self.clock.now();
-        let (mut accepted, mut packets, mut bytes) = (0, 0, 0);
+        let (mut authentic, mut accepted, mut packets, mut bytes) = (0, 0, 0, 0);
         run.session.accept(
-            opened,
+            opened.iter_mut().filter(|one| one.state == Progress::Authentic).inspect(|_| authentic += 1),
             |one| one.counter,
             |one| {
                 accepted += 1;
-                one.deliver = !one.packet.is_empty();
-                packets += usize::from(one.deliver);
-                bytes += if one.deliver { 0 } else { DATA_OVERHEAD };
+                if one.packet.is_empty() {
+                    bytes += DATA_OVERHEAD;
+                } else {
+                    packets += 1;
+                    one.state = Progress::Accepted;
+                }
             },
         );
-        count(&self.stats.in_replayed, opened.len() - accepted);
+        count(&self.stats.in_replayed, authentic - accepted);
         if accepted == 0 {
             return;
         }
@@ -153,7 +155,7 @@ impl Device {
             if state.removed || !state.sessions.contains(&run.session) {
                 // It was found a moment ago, and has been removed since.
                 drop(state);
-                opened.iter_mut().for_each(|one| one.deliver = false);
+                opened.iter_mut().for_each(|one| one.state = Progress::Sealed);
                 return count(&self.stats.in_unknown_index, accepted);
             }
             let mut news = self.roam(peer, &mut state, run.from, now);
@@ -192,7 +194,7 @@ impl Device {
         let Inbound { batch, opened, runs, packets, .. } = inbound;
         if packets.try_reserve(opened.len()).is_err() {
             runs.clear();
-            return count(&self.stats.in_memory_full, opened.iter().filter(|opened| opened.deliver).count());
+            return count(&self.stats.in_memory_full, opened.iter().filter(|opened| opened.is_accepted()).count());
         }
         if self.learned_addresses > 0 {
             self.learn_sources(runs, opened, batch.buffer());
@@ -202,7 +204,7 @@ impl Device {
             for run in runs.drain(..) {
                 // Packets of one flow arrive together: its source is looked up once.
                 let (mut allowed, mut bytes) = (None, 0);
-                for opened in opened[run.opened].iter().filter(|o| o.deliver) {
+                for opened in opened[run.opened].iter().filter(|o| o.is_accepted()) {
                     let packet = &mut batch.buffer_mut()[opened.packet.clone()];
                     let Some(header) = Header::parse(packet).filter(|h| h.len <= packet.len()) else {
                         count(&self.stats.in_malformed_inner, 1);

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    ops::Range,
     sync::{Arc, MutexGuard},
 };
 
@@ -126,6 +127,27 @@ impl Drop for Turn<'_> {
     }
 }
 
+/// A run of packets with what they are sealed and sent with.
+struct Assigned {
+    peer: Arc<Peer>,
+    session: Arc<Session>,
+    to: Endpoint,
+    /// The counter of the first packet.
+    first: u64,
+    slots: Range<usize>,
+    /// The time of the assignment, which is not after that of sending.
+    at: Instant,
+}
+
+impl Assigned {
+    /// Seals the packets in place.
+    fn seal(&self, slots: &[Slot], bytes: &mut [u8]) {
+        for (counter, slot) in (self.first..).zip(&slots[self.slots.clone()]) {
+            self.session.seal(counter, &mut bytes[slot.message()]);
+        }
+    }
+}
+
 impl Device {
     /// Reads packets from the TUN and sends them to their peers, as far as possible without waiting. Returns how many
     /// were read; 0 if there is nothing to do now.
@@ -134,18 +156,29 @@ impl Device {
     /// If the TUN no longer exists.
     pub fn outbound(&self, out: &mut Outbound) -> io::Result<usize> {
         self.events.wait_for_room();
-        out.arena.clear(self.mtu());
-        let n = self.read_tun(&mut out.arena)?;
+        let n = self.read_and_route(out)?;
         if n == 0 {
             return Ok(0);
         }
-        self.notice_sleep();
-        self.route(out);
         let (slots, bytes) = out.arena.parts_mut();
-        for Run { peer, slots: range } in out.runs.drain(..) {
-            self.send_packets(&peer, &slots[range.clone()], &out.tos[range], bytes);
+        for run in out.runs.drain(..) {
+            if let Some(assigned) = self.assign(run, slots, bytes) {
+                assigned.seal(slots, bytes);
+                self.send_assigned(&assigned, slots, &out.tos, bytes);
+            }
         }
         self.tell_events();
+        Ok(n)
+    }
+
+    /// Reads packets, and finds the peer of each. Returns how many were read.
+    fn read_and_route(&self, out: &mut Outbound) -> io::Result<usize> {
+        out.arena.clear(self.mtu());
+        let n = self.read_tun(&mut out.arena)?;
+        if n > 0 {
+            self.notice_sleep();
+            self.route(out);
+        }
         Ok(n)
     }
 
@@ -192,46 +225,48 @@ impl Device {
         }
     }
 
-    /// Sends consecutive packets to one peer, or stages them if it has no session.
-    fn send_packets(&self, peer: &Arc<Peer>, slots: &[Slot], tos: &[u8], bytes: &mut [u8]) {
-        let now = self.clock.now();
-        let ready = {
-            let mut state = lock(&peer.state);
-            if !state.timers.is_running() {
-                return count(&self.stats.out_unstaged, slots.len());
-            }
-            if !state.location.is_configured() {
-                drop(state);
-                count(&self.stats.out_no_endpoint, slots.len());
-                let packets = &mut slots.iter().map(|slot| &bytes[slot.start..slot.start + slot.len]);
-                return self.answer_unreachable(packets);
-            }
-            // Staged packets are sent first.
-            let endpoint = state.location.endpoint().filter(|_| !state.must_wait());
-            let ready = endpoint.and_then(|endpoint| Some((state.begin_sending(slots.len(), now)?, endpoint)));
-            if ready.is_none() {
-                for slot in slots {
-                    self.stage(peer, &mut state, &bytes[slot.message()]);
-                }
-                self.budget.list(peer, &mut state);
-            }
-            ready
-        };
-        let Some(((session, first), endpoint)) = ready else {
-            return self.send_staged(peer);
-        };
-        for (counter, slot) in (first..).zip(slots) {
-            session.seal(counter, &mut bytes[slot.message()]);
+    /// Takes what a run of packets is sealed and sent with, under one lock of the peer. Without a session the packets
+    /// are staged.
+    fn assign(&self, run: Run, slots: &[Slot], bytes: &[u8]) -> Option<Assigned> {
+        let (peer, slots, now) = (run.peer, &slots[run.slots.clone()], self.clock.now());
+        let mut state = lock(&peer.state);
+        if !state.timers.is_running() {
+            count(&self.stats.out_unstaged, slots.len());
+            return None;
         }
-        let mut transmits = Transmits::new(self, peer, &session, endpoint);
-        let mut rest = (slots, tos);
+        if !state.location.is_configured() {
+            drop(state);
+            count(&self.stats.out_no_endpoint, slots.len());
+            self.answer_unreachable(&mut slots.iter().map(|slot| &bytes[slot.start..slot.start + slot.len]));
+            return None;
+        }
+        // Staged packets are sent first.
+        let to = state.location.endpoint().filter(|_| !state.must_wait());
+        let ready = to.and_then(|to| Some((to, state.begin_sending(slots.len(), now)?)));
+        let Some((to, (session, first))) = ready else {
+            for slot in slots {
+                self.stage(&peer, &mut state, &bytes[slot.message()]);
+            }
+            self.budget.list(&peer, &mut state);
+            drop(state);
+            self.send_staged(&peer);
+            return None;
+        };
+        drop(state);
+        Some(Assigned { peer, session, to, first, slots: run.slots, at: now })
+    }
+
+    /// Sends the sealed packets of a run.
+    fn send_assigned(&self, run: &Assigned, slots: &[Slot], tos: &[u8], bytes: &[u8]) {
+        let mut transmits = Transmits::new(self, &run.peer, &run.session, run.to);
+        let mut rest = (&slots[run.slots.clone()], &tos[run.slots.clone()]);
         while let Some(n) = equal_run(rest.0, rest.1) {
             let (first, last) = (rest.0[0], rest.0[n - 1]);
             transmits.push(&bytes[first.message().start..last.message().end], first.message().len(), rest.1[0]);
             rest = (&rest.0[n..], &rest.1[n..]);
         }
         transmits.flush();
-        self.after_sending(peer, &session, transmits.packets, now);
+        self.after_sending(&run.peer, &run.session, transmits.packets, run.at);
     }
 
     /// Stages a packet, and drops the oldest one if there are too many; or one of a peer that holds more, if the common

@@ -135,7 +135,12 @@ impl Session {
 
     /// Records authentic messages in the replay window, in order and under one lock. Calls `fresh` for each one that is
     /// neither a replay nor too old.
-    pub fn accept<M>(&self, messages: &mut [M], counter: impl Fn(&M) -> u64, mut fresh: impl FnMut(&mut M)) {
+    pub fn accept<'m, M: 'm>(
+        &self,
+        messages: impl IntoIterator<Item = &'m mut M>,
+        counter: impl Fn(&M) -> u64,
+        mut fresh: impl FnMut(&'m mut M),
+    ) {
         let mut window = sync::lock(&self.window);
         for message in messages {
             if window.accept(counter(message)) {
