@@ -69,6 +69,7 @@ impl Split {
     /// Processes a packet of `len` bytes, the one passed to [`new`](Self::new), in the room of the arena that it was
     /// read into. Returns false if there is no room for all of its segments: nothing has changed then, and the packet
     /// is to be moved by [`fill`](Self::fill).
+    #[cfg_attr(not(any(target_os = "linux", target_os = "android")), allow(dead_code))]
     pub(in crate::tun) fn in_place(&self, len: usize, arena: &mut PacketArena) -> bool {
         match self.work {
             Work::Copy => arena.commit(len),
