@@ -2,8 +2,8 @@
 #![allow(unsafe_code)]
 
 use super::driver::Timer;
-use mio::{Poll, Registry, Token};
-use std::{io, os::fd::AsRawFd, ptr, time::Duration};
+use mio::{Poll, Registry, Token, Waker};
+use std::{io, os::fd::AsRawFd, ptr, sync::Arc, time::Duration};
 
 /// A timer of the poll's own kqueue. Unlike the time limit of a poll, it continues while the machine sleeps.
 pub(in crate::bind) struct BootTimer {
@@ -13,7 +13,7 @@ pub(in crate::bind) struct BootTimer {
 }
 
 impl Timer for BootTimer {
-    fn new(poll: &Poll, token: Token) -> io::Result<Self> {
+    fn new(poll: &Poll, token: Token, _: &Arc<Waker>) -> io::Result<Self> {
         Ok(Self { registry: poll.registry().try_clone()?, token })
     }
 

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `set_up` ([`SetUp`]) | sets the options that the driver needs, binds the socket, and returns its driver |
 //! | [`Drive`] | sends and receives batches with one socket, without waiting beyond [`DriverOptions::patience`] |
-//! | `BootTimer` ([`Timer`]) | expires in a poll although the machine has slept |
+//! | `BootTimer` ([`Timer`]) | ends a poll in time, also if the machine has slept |
 //! | `RouteWatch` ([`Watch`]) | reports changes of the routes, and checks source addresses against them |
 //! | `SavedOptions` | stores the options of an adopted socket, and restores them when it is dropped |
 //! | `set_mark` | sets the mark of a socket's packets; a no-op without marks |
@@ -20,9 +20,9 @@
 //! that end a socket are listed in `socket_error.rs`.
 
 use super::{Endpoint, Family, RecvBatch, SourceCheck, counters::Counters, outgoing::Outgoing};
-use mio::{Poll, Registry, Token, net::UdpSocket};
+use mio::{Poll, Registry, Token, Waker, net::UdpSocket};
 use socket2::{SockAddr, Socket};
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 /// The requested size of socket buffers, as far as the system allows it. At 3 Gbit/s they last for 10 ms in which the
 /// receiving thread does not run; larger buffers would only add delay.
@@ -68,11 +68,20 @@ pub(super) trait Drive: Send + Sync {
 
 /// A timer in a poll that counts sleep. It does not wake the machine.
 pub(super) trait Timer: Sized {
-    /// Creates a timer that wakes `poll` with `token`.
-    fn new(poll: &Poll, token: Token) -> io::Result<Self>;
+    /// Deadlines up to this far away are left to the time limit of the poll: they are then late by at most this time if
+    /// the machine sleeps. Most waits under load are shorter.
+    const NEAR: Duration = Duration::from_secs(1);
+
+    /// Creates a timer that wakes `poll` with `token`, or by its `waker`.
+    fn new(poll: &Poll, token: Token, waker: &Arc<Waker>) -> io::Result<Self>;
 
     /// Sets the timer to expire once, after this time, or stops it. An earlier setting is replaced.
     fn set(&self, after: Option<Duration>) -> io::Result<()>;
+
+    /// Returns whether it has expired since the last call; false if it wakes the poll with its token.
+    fn take_expired(&self) -> bool {
+        false
+    }
 }
 
 /// Reports changes of the routes.

@@ -11,12 +11,12 @@ use super::{
     outgoing::{Outgoing, Refusal},
     plain::{self, NAP, judge},
 };
-use mio::{Poll, Registry, Token, net::UdpSocket};
+use mio::{Poll, Registry, Token, Waker, net::UdpSocket};
 use quinn_udp::{EcnCodepoint, Transmit, UdpSockRef, UdpSocketState};
 use socket2::{SockAddr, SockRef, Socket};
 use std::{
     io::{self, IoSliceMut},
-    sync::atomic::Ordering::Relaxed,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -185,11 +185,11 @@ impl Drop for SavedOptions {
 }
 
 /// There is no timer that counts sleep and that mio's poll can wait for.
-#[cfg_attr(any(target_os = "linux", target_os = "android", target_vendor = "apple"), allow(dead_code))]
+#[cfg_attr(any(target_os = "linux", target_os = "android", target_vendor = "apple", windows), allow(dead_code))]
 pub(super) enum BootTimer {}
 
 impl Timer for BootTimer {
-    fn new(_: &Poll, _: Token) -> io::Result<Self> {
+    fn new(_: &Poll, _: Token, _: &Arc<Waker>) -> io::Result<Self> {
         Err(io::ErrorKind::Unsupported.into())
     }
 

@@ -58,7 +58,7 @@ struct Poller {
 pub struct UdpBind {
     /// Held only by the thread that waits.
     poller: Mutex<Poller>,
-    waker: Waker,
+    waker: Arc<Waker>,
     pair: Pair,
     routes: Routes,
     /// Whether nothing was received since the last wait: the sockets without an event are then empty.
@@ -73,9 +73,10 @@ impl UdpBind {
     pub fn new() -> io::Result<Self> {
         let poll = Poll::new()?;
         let registry = Arc::new(poll.registry().try_clone()?);
-        let deadline = Deadline::new(&poll, TIMER);
+        let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
+        let deadline = Deadline::new(&poll, TIMER, &waker);
         Ok(Self {
-            waker: Waker::new(poll.registry(), WAKE)?,
+            waker,
             pair: Pair::new([registry.clone(), registry]),
             routes: Routes::new(),
             has_waited: AtomicBool::new(false),

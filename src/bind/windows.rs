@@ -1,6 +1,10 @@
 //! What the socket libraries do not know of Windows.
 #![allow(unsafe_code)]
 
+mod timer;
+
+pub(super) use timer::BootTimer;
+
 use super::Family;
 use socket2::{SockRef, Socket};
 use std::{

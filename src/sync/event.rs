@@ -5,14 +5,14 @@ use std::{
     io,
     os::windows::io::{AsHandle, AsRawHandle, BorrowedHandle, FromRawHandle, OwnedHandle},
     ptr,
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use windows_sys::Win32::{
     Foundation::{WAIT_FAILED, WAIT_OBJECT_0},
     System::Threading::{
-        CREATE_WAITABLE_TIMER_HIGH_RESOLUTION, CreateEventW, CreateWaitableTimerExW, INFINITE, ResetEvent, SetEvent,
-        SetWaitableTimer, TIMER_ALL_ACCESS, WaitForMultipleObjects,
+        CREATE_WAITABLE_TIMER_HIGH_RESOLUTION, CancelWaitableTimer, CreateEventW, CreateWaitableTimerExW, INFINITE,
+        ResetEvent, SetEvent, SetWaitableTimer, TIMER_ALL_ACCESS, WaitForMultipleObjects,
     },
 };
 
@@ -21,6 +21,9 @@ const MAX_OBJECTS: usize = 8;
 
 /// The longest time of a timer, a century: Windows adds it to the present time.
 const MAX_TIMER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// 1970-01-01 in Windows' time, which begins in 1601.
+const UNIX_TIME: Duration = Duration::from_secs(11_644_473_600);
 
 /// An event: it is set by any thread and ends the waits for it.
 #[derive(Debug)]
@@ -71,7 +74,12 @@ pub(crate) struct Timer(OwnedHandle);
 impl Timer {
     /// Creates a timer. Before Windows 10 1803 it is as late as the time limit of a wait.
     pub(crate) fn new() -> io::Result<Self> {
-        Self::with(CREATE_WAITABLE_TIMER_HIGH_RESOLUTION).or_else(|_| Self::with(0))
+        Self::with(CREATE_WAITABLE_TIMER_HIGH_RESOLUTION).or_else(|_| Self::coarse())
+    }
+
+    /// Creates a timer that is as late as the time limit of a wait.
+    pub(crate) fn coarse() -> io::Result<Self> {
+        Self::with(0)
     }
 
     fn with(flags: u32) -> io::Result<Self> {
@@ -84,12 +92,28 @@ impl Timer {
         Ok(Self(unsafe { OwnedHandle::from_raw_handle(timer) }))
     }
 
-    /// Makes the next wait for it end after this time, and not for the time that was set before.
+    /// Makes the next wait for it end after this time, and not at the time that was set before. Time during which the
+    /// machine sleeps does not count.
     pub(crate) fn set(&self, after: Duration) -> io::Result<()> {
-        // In units of 100 ns; a negative number is relative.
-        let due = -(after.min(MAX_TIMER).as_nanos().div_ceil(100) as i64);
+        // A negative number is relative.
+        self.set_due(-units(after.min(MAX_TIMER)))
+    }
+
+    /// Makes the next wait for it end at this time of the wall clock, or when the machine wakes if it sleeps then.
+    pub(crate) fn set_at(&self, time: SystemTime) -> io::Result<()> {
+        let since_1970 = time.duration_since(UNIX_EPOCH).unwrap_or_default().min(MAX_TIMER);
+        self.set_due(units(UNIX_TIME + since_1970))
+    }
+
+    fn set_due(&self, due: i64) -> io::Result<()> {
         // SAFETY: the time lives; there is no function to call.
         check(unsafe { SetWaitableTimer(self.0.as_raw_handle(), &raw const due, 0, None, ptr::null(), 0) })
+    }
+
+    /// Makes it end no wait until it is set again, unless it has expired already.
+    pub(crate) fn stop(&self) -> io::Result<()> {
+        // SAFETY: the handle is open.
+        check(unsafe { CancelWaitableTimer(self.0.as_raw_handle()) })
     }
 }
 
@@ -118,6 +142,11 @@ pub(crate) fn wait_any(objects: &[BorrowedHandle<'_>], timeout: Option<Duration>
         result if result - WAIT_OBJECT_0 < count => Ok(Some((result - WAIT_OBJECT_0) as usize)),
         _ => Ok(None),
     }
+}
+
+/// Returns a time in Windows' units, 100 ns, rounded up.
+const fn units(time: Duration) -> i64 {
+    time.as_nanos().div_ceil(100) as i64
 }
 
 fn check(done: windows_sys::core::BOOL) -> io::Result<()> {
@@ -158,5 +187,25 @@ mod tests {
         timer.set(Duration::from_millis(3)).unwrap();
         assert_eq!(wait_any(&[timer.as_handle()], None).unwrap(), Some(0));
         assert_eq!(wait_any(&[timer.as_handle()], Some(Duration::ZERO)).unwrap(), None, "it ends one wait");
+    }
+
+    #[test]
+    fn a_timer_ends_a_wait_at_a_time_of_the_wall_clock() {
+        let timer = Timer::coarse().unwrap();
+        let time = SystemTime::now() + Duration::from_millis(30);
+        timer.set_at(time).unwrap();
+        assert_eq!(wait_any(&[timer.as_handle()], None).unwrap(), Some(0));
+        // The wait ends at a tick of the clock, which may be the one before.
+        assert!(SystemTime::now() + Duration::from_millis(20) >= time);
+        timer.set_at(UNIX_EPOCH).unwrap();
+        assert_eq!(wait_any(&[timer.as_handle()], None).unwrap(), Some(0), "a time of the past has come");
+    }
+
+    #[test]
+    fn a_timer_that_was_stopped_ends_no_wait() {
+        let timer = Timer::new().unwrap();
+        timer.set(Duration::from_secs(1)).unwrap();
+        timer.stop().unwrap();
+        assert_eq!(wait_any(&[timer.as_handle()], Some(Duration::from_secs(2))).unwrap(), None);
     }
 }

@@ -1,11 +1,12 @@
 //! A timer for a poll on the clock of [`SystemClock`](crate::time::SystemClock), which counts sleep.
 
 use crate::{bind::driver::Timer, error::check};
-use mio::{Interest, Poll, Token, unix::SourceFd};
+use mio::{Interest, Poll, Token, Waker, unix::SourceFd};
 use std::{
     io,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
     ptr,
+    sync::Arc,
     time::Duration,
 };
 
@@ -16,7 +17,7 @@ pub(in crate::bind) struct BootTimer(OwnedFd);
 
 impl Timer for BootTimer {
     /// Fails on kernels before 3.15, and in sandboxes without timerfd.
-    fn new(poll: &Poll, token: Token) -> io::Result<Self> {
+    fn new(poll: &Poll, token: Token, _: &Arc<Waker>) -> io::Result<Self> {
         // Not CLOCK_BOOTTIME_ALARM, which would wake the machine.
         // SAFETY: only numbers are passed.
         let fd = check(unsafe { libc::timerfd_create(libc::CLOCK_BOOTTIME, libc::TFD_CLOEXEC | libc::TFD_NONBLOCK) })?;
