@@ -18,7 +18,7 @@ static class Test {
   /// With arguments, only the tests of these names.
   static int Main(string[] names) {
     var tests = new List<Action> {
-      Keys, Configurations, Errors, Logs, Packets, Events, Updates, Forgetting, Ends, Disposal, Cycles,
+      Keys, Configurations, Errors, Logs, Packets, Events, Updates, Reentry, Forgetting, Ends, Disposal, Cycles,
       Scenario.WrongSteps, Scenario.Scenarios,
     };
     if (names.Length > 0) tests = tests.FindAll(test => Array.IndexOf(names, test.Method.Name) >= 0);
@@ -177,8 +177,40 @@ static class Test {
       using (var config = pair.ClientConfig()) pair.Client.Update(config);
       pair.Pass();
       Check(pair.Client.Peers()[0].LastHandshake == session, "a session that an update has ended");
+      // Whatever the order of both, the tunnel knows which peers it has.
+      var removing = new Thread(() => {
+        for (int i = 0; i < 200; i++) {
+          try {
+            pair.Client.RemovePeer(pair.ServerKey.PublicKey());
+          } catch (WgException error) when (error.Code == WgError.NotFound) { }
+        }
+      });
+      removing.Start();
+      using (var config = pair.ClientConfig()) {
+        for (int i = 0; i < 200; i++) pair.Client.Update(config);
+        removing.Join();
+        pair.Client.Update(config);
+      }
+      pair.Pass();
       pair.Client.Dispose();
       using (var config = pair.ClientConfig()) Disposed(() => pair.Client.Update(config));
+      Disposed(() => pair.Client.RemovePeer(pair.ServerKey.PublicKey()));
+    }
+  }
+
+  /// A function of a tunnel that changes the tunnel, while another thread waits for that function.
+  static void Reentry() {
+    using (var pair = new Pair()) {
+      WgError[] codes = null;
+      pair.OnPacket = () => {
+        if (codes != null) return;
+        codes = new[] {
+          Refused(() => pair.Server.RemovePeer(pair.ClientKey.PublicKey())), Refused(() => pair.Server.Dispose()),
+        };
+      };
+      pair.Client.Inject(Packet);
+      Wait(() => Volatile.Read(ref codes) != null, "a packet");
+      Check(codes[0] == WgError.Busy && codes[1] == WgError.Busy, "calls inside a function of the tunnel");
     }
   }
 
@@ -242,6 +274,7 @@ static class Test {
     internal readonly Key ServerKey = Key.GeneratePrivate(), ClientKey = Key.GeneratePrivate();
     internal readonly Tunnel Server, Client;
     internal bool Throws, Returns;
+    internal Action OnPacket;
     internal int Arrived;
 
     internal Pair() {
@@ -263,6 +296,7 @@ static class Test {
       Interlocked.Increment(ref Arrived);
       if (Throws) throw new Exception("a function of the program");
       if (Returns) Server.Inject(packet);
+      if (OnPacket != null) OnPacket();
     }
 
     /// Sends packets from the client until one arrives: a datagram may be lost.

@@ -556,8 +556,13 @@ namespace WgEmbed {
     /// <summary>Removes a peer. The next <see cref="Update"/> replaces the whole configuration: every session ends.
     /// </summary>
     public void RemovePeer(Key publicKey) {
-      handle.Call(h => Native.wg_remove_peer(h, Of(publicKey)));
-      Forget();
+      byte[] key = Of(publicKey);
+      // As in Update(): this call fails inside a callback.
+      handle.Call(h => Native.wg_listen_port(h));
+      lock (updating) {
+        handle.Call(h => Native.wg_remove_peer(h, key));
+        Forget();
+      }
     }
 
     /// <summary>Begins a handshake with a peer.</summary>
