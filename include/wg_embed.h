@@ -46,7 +46,7 @@
 /** Initializer for wg_options_t: no descriptor, WG_FD_TAKE, and the defaults. Since: 0.1.0 */
 #define WG_OPTIONS_INIT \
   { sizeof(wg_options_t), -1, WG_FD_TAKE, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
-    NULL, NULL, WG_LOG_INHERIT, 0, NULL }
+    NULL, NULL, WG_LOG_INHERIT, 0, NULL, NULL }
 /** Initializer for wg_udp_options_t: no `protect`, no mark, no flags. Since: 0.1.0 */
 #define WG_UDP_OPTIONS_INIT { sizeof(wg_udp_options_t), NULL, NULL, NULL, 0, 0 }
 /** Initializer for wg_tun_callbacks_t. Since: 0.1.0 */
@@ -1193,6 +1193,20 @@ typedef struct wg_options_t {
    * WG_ERR_UNSUPPORTED in a library that was built without it.
    */
   const struct wg_net_options_t *net;
+  /**
+   * The name of a network interface that the tunnel creates, in place of `tun_fd`, which is then -1, of `tun` and of
+   * `net`; or NULL. It is not kept. `mtu` is set as that of the interface. Addresses and routes are left to the
+   * caller.
+   *
+   * On Windows it is an adapter of Wintun, 1 to 127 UTF-16 units. wintun.dll is looked for in the folders of this
+   * library, of the program, and of the system; see windows/README.md. Windows recognizes an adapter of the same
+   * name as the same network. The process must run as administrator. A tunnel whose adapter is disabled or removed
+   * ends (WG_EVENT_ENDED).
+   *
+   * On Linux it is a TUN device, 1 to 15 bytes, for which the process needs CAP_NET_ADMIN. It is down: the tunnel
+   * opens its port when the interface is brought up, and closes it when the interface is taken down.
+   */
+  const char *interface_name;
 } wg_options_t;
 
 /**
@@ -1961,8 +1975,8 @@ extern "C" {
 int32_t wg_turn_on(int32_t tun_fd, const char *uapi);
 
 /**
- * Creates and starts a tunnel as wg_turn_on() does, with options. Custom packets and datagrams are possible; see
- * wg_tun_callbacks_t and wg_transport_t.
+ * Creates and starts a tunnel as wg_turn_on() does, with options. Custom packets and datagrams are possible, see
+ * wg_tun_callbacks_t and wg_transport_t, and so is an interface that the tunnel creates, see wg_options_t.
  *
  * Memory: `options` is not kept. With WG_FD_TAKE, `tun_fd` is as in wg_turn_on(). With WG_FD_DUP the caller keeps it
  * in any case; but a duplicate shares its O_NONBLOCK mode with the original, so on success the caller's descriptor is
@@ -1970,14 +1984,16 @@ int32_t wg_turn_on(int32_t tun_fd, const char *uapi);
  * off and the last call of any of its callbacks has returned; at once if the function is NULL (except
  * `protect_destroy`, which is called at the end as well) or has been replaced; or before this call returns if it
  * fails. The same holds for the structs of `tun` and `transport`. Only the `.._user` pointers of a struct with an
- * invalid `struct_size` are not released.
+ * invalid `struct_size` are not released. An interface that the tunnel has created is removed when it is turned off.
  * Requires: `options` is NULL or points to `options->struct_size` readable bytes, and so do the pointers to structs in
- * it; functions are NULL or of their types, and may be called with their `user` pointers on any thread; otherwise as
- * in wg_turn_on().
+ * it; `interface_name` is NULL or ends with a zero byte; functions are NULL or of their types, and may be called with
+ * their `user` pointers on any thread; otherwise as in wg_turn_on().
  * Errors: as wg_turn_on(); WG_ERR_NULL if `options` is NULL, or `write` of `tun` or `send` of `transport`;
- * WG_ERR_INVALID if a value is out of range, or more than one of `tun_fd`, `tun` and `net` are set; WG_ERR_PERMISSION
- * if `protect` refuses a socket; WG_ERR_UNSUPPORTED if a field is set that is unknown to this library, or `net` in a
- * library that was built without it.
+ * WG_ERR_INVALID if a value is out of range, or more than one of `tun_fd`, `tun`, `net` and `interface_name` are set;
+ * WG_ERR_PERMISSION if `protect` refuses a socket; WG_ERR_UNSUPPORTED if a field is set that is unknown to this
+ * library, or `net` in a library that was built without it. For an interface also WG_ERR_PERMISSION if the process may
+ * not create it, WG_ERR_BUSY or WG_ERR_EXISTS if its name is in use, WG_ERR_NOT_FOUND without wintun.dll or the
+ * system's device node, and WG_ERR_UNSUPPORTED on other platforms than Linux, Android and Windows.
  * Threads: any. It does not wait for look-ups of host names, unless it fails while the app's `resolve` is running.
  * Since: 0.1.0
  */
@@ -2039,8 +2055,8 @@ wg_result_t wg_turn_off_within(int32_t handle, uint32_t milliseconds);
  * wg_turn_on_with(). An old descriptor that was passed with WG_FD_DUP stays the caller's, and stays non-blocking.
  * Requires: with WG_FD_TAKE, on success only the library uses `tun_fd` from then on.
  * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended by itself: turn it on again; WG_ERR_UNSUPPORTED
- * if its packets come from wg_tun_callbacks_t or wg_net_options_t; WG_ERR_INVALID if `mtu` or `fd_ownership` is out of
- * range; WG_ERR_BUSY inside a callback; WG_ERR_PANIC; and the errors of wg_turn_on() that concern `tun_fd`.
+ * if its packets do not come from a descriptor; WG_ERR_INVALID if `mtu` or `fd_ownership` is out of range; WG_ERR_BUSY
+ * inside a callback; WG_ERR_PANIC; and the errors of wg_turn_on() that concern `tun_fd`.
  * Threads: any; calls on one tunnel are serialized. It waits for packets that are being read or written, not for a
  * callback.
  * Since: 0.1.0

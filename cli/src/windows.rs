@@ -8,10 +8,7 @@ use wg_embed::{
     Error,
     error::Result,
     ipc::{DIRECTORY, Listener},
-    tun::{
-        Tun,
-        windows::{Adapter, Wintun, WintunTun, guid_of},
-    },
+    tun::windows::WintunTun,
 };
 
 use crate::{
@@ -79,9 +76,7 @@ fn serve(run: &Run) -> Result<()> {
     if let Some(path) = &run.wireproto_socket {
         listeners.push(wireproto::claim(path, PATIENCE)?);
     }
-    let adapter = Adapter::create(&Wintun::find()?, name, Some(guid_of(name)))?;
-    let tun: Arc<dyn Tun> = Arc::new(WintunTun::start(adapter, 0)?);
-    let running = Running::start(tun, listeners, memory)?;
+    let running = Running::start(Arc::new(WintunTun::create(name, 0)?), listeners, memory)?;
     console::watch(running.ends()).map_err(|e| Error::io("cannot wait for Ctrl-C", e))?;
     tracing::debug!(name, "the interface and its control pipe are there");
     if let Some(reason) = running.wait() {

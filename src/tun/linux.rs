@@ -70,7 +70,11 @@ pub fn set_mtu(fd: impl AsFd, mtu: u16) -> Result<()> {
     let Ok((name, _)) = sys::interface(fd) else {
         return Ok(());
     };
-    link::set_mtu(&name, mtu).map_err(|err| Error::io(format!("cannot set the MTU of interface {name}"), err))
+    set_mtu_of(&name, mtu)
+}
+
+fn set_mtu_of(name: &str, mtu: u16) -> Result<()> {
+    link::set_mtu(name, mtu).map_err(|err| Error::io(format!("cannot set the MTU of interface {name}"), err))
 }
 
 /// Packets through one descriptor.
@@ -217,6 +221,18 @@ impl LinuxTun {
     /// If the descriptor does not transfer one IP packet at a time.
     pub fn adopt(fd: OwnedFd, mtu: u16) -> Result<Self> {
         Self::new(Found::new(fd, mtu)?, true)
+    }
+
+    /// Sets the MTU of the interface, which is reported as an event. Without effect for descriptors without an
+    /// interface.
+    ///
+    /// # Errors
+    /// Errors of the system: it requires CAP_NET_ADMIN.
+    pub fn set_mtu(&self, mtu: u16) -> Result<()> {
+        match self.name() {
+            name if name.is_empty() => Ok(()),
+            name => set_mtu_of(&name, mtu),
+        }
     }
 
     /// Replaces the descriptor by another, as described in [`adopt`](Self::adopt): on Android an app that changes

@@ -4,9 +4,7 @@
 //! [`Adapter`] that has created it, and carries packets while there is a [`WintunTun`].
 //!
 //! ```no_run
-//! use wg_embed::tun::windows::{Adapter, Wintun, WintunTun, guid_of};
-//! let adapter = Adapter::create(&Wintun::find()?, "wg0", Some(guid_of("wg0")))?;
-//! let tun = WintunTun::start(adapter, 0)?;
+//! let tun = wg_embed::tun::windows::WintunTun::create("wg0", 0)?;
 //! # Ok::<(), wg_embed::Error>(())
 //! ```
 
@@ -111,6 +109,15 @@ impl Observer for State {
 }
 
 impl WintunTun {
+    /// Creates an adapter with the GUID of its name, by the wintun.dll that is [found](Wintun::find), and starts its
+    /// session. It is removed when this is dropped.
+    ///
+    /// # Errors
+    /// Those of [`Wintun::find`], [`Adapter::create`] and [`start`](Self::start).
+    pub fn create(name: &str, mtu: u16) -> Result<Self> {
+        Self::start(Adapter::create(&Wintun::find()?, name, Some(guid_of(name)))?, mtu)
+    }
+
     /// Starts a session of the adapter, and gives its interface this MTU; 1420 if it is 0.
     ///
     /// # Errors

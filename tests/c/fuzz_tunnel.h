@@ -70,6 +70,7 @@ static void fuzz_wg_turn_on_with(struct caller *c) {
   if (one_in(&c->dice, 2)) right.tun = own_tun;
   if (one_in(&c->dice, 2)) right.transport = own_transport;
   if (right.tun != NULL && !one_in(&c->dice, 8)) right.tun_fd = -1;
+  if (!tame && one_in(&c->dice, 8)) right.interface_name = one_in(&c->dice, 2) ? "" : "more than fifteen bytes";
   options = sized_copy(&c->dice, &right, sizeof right, size, &unknown);
   handle = wg_turn_on_with(null ? NULL : options, text);
   free(options);

@@ -19,7 +19,7 @@ static class Test {
   static int Main(string[] names) {
     var tests = new List<Action> {
       Keys, Configurations, Errors, Logs, Packets, Events, Updates, Reentry, Forgetting, Ends, Disposal, Cycles,
-      Scenario.WrongSteps, Scenario.Scenarios,
+      Interfaces, Scenario.WrongSteps, Scenario.Scenarios,
     };
     if (names.Length > 0) tests = tests.FindAll(test => Array.IndexOf(names, test.Method.Name) >= 0);
     foreach (var test in tests) {
@@ -266,6 +266,25 @@ static class Test {
   static void Cycles() {
     for (int i = 0; i < 200; i++) {
       using (var config = Config.Parse("[Interface]\n")) Tunnel.Start(config, new TunnelOptions()).Dispose();
+    }
+  }
+
+  /// Needs wintun.dll on Windows, and root on Linux.
+  static void Interfaces() {
+    using (var config = Config.Parse("[Interface]\n")) {
+      var both = new TunnelOptions { InterfaceName = "wg-cs0", Packets = packet => { } };
+      try {
+        Tunnel.Start(config, both);
+        throw new Exception("both an interface and packets");
+      } catch (ArgumentException) { }
+      Check(Refused(() => Tunnel.Start(config, new TunnelOptions { InterfaceName = "" })) == WgError.Invalid, "no name");
+      try {
+        using (var tunnel = Tunnel.Start(config, new TunnelOptions { InterfaceName = "wg-cs0" })) {
+          Check(Refused(() => tunnel.Inject(Packet)) == WgError.Unsupported, "packets beside an interface");
+        }
+      } catch (WgException error) when (error.Code == WgError.Permission || error.Code == WgError.NotFound) {
+        Console.WriteLine("skipped: an interface of the system: " + error.Message);
+      }
     }
   }
 

@@ -410,6 +410,10 @@ namespace WgEmbed {
     /// they would inherit that all signals are blocked. Exceptions of it are ignored, and the packet is dropped.
     /// </summary>
     public Action<byte[]> Packets { get; set; }
+    /// <summary>The name of a network interface that the tunnel creates, in place of <see cref="Packets"/>: on Windows
+    /// an adapter of Wintun, for which wintun.dll is looked for as for <see cref="TunnelService"/>. It is removed with
+    /// the tunnel. Addresses, routes and name servers are left to the program.</summary>
+    public string InterfaceName { get; set; }
     /// <summary>The MTU in bytes, 576 to 65535; 0 is that of the configuration, or 1420.</summary>
     public int Mtu { get; set; }
     /// <summary>The limit for packets in transit, in bytes: 1.5 to 8 MiB; 0 is 4 MiB.</summary>
@@ -504,10 +508,13 @@ namespace WgEmbed {
       remove { inbox.Remove(value); }
     }
 
-    /// <summary>Starts a tunnel whose packets are the program's own.</summary>
+    /// <summary>Starts a tunnel whose packets are the program's own, or those of an interface.</summary>
     public static Tunnel Start(Config config, TunnelOptions options) {
       if (config == null) throw new ArgumentNullException(nameof(config));
       if (options == null) throw new ArgumentNullException(nameof(options));
+      if (options.InterfaceName != null && options.Packets != null) {
+        throw new ArgumentException("both InterfaceName and Packets are set", nameof(options));
+      }
       Handover.Prepare();
       var inbox = new Inbox(options.Packets, SynchronizationContext.Current);
       int mtu = options.Mtu != 0 ? options.Mtu : config.Mtu;
@@ -521,7 +528,7 @@ namespace WgEmbed {
     }
 
     /// <summary>Passes an IP packet into the tunnel. Returns false if there is no room for it: drop it, as an interface
-    /// does. Never waits.</summary>
+    /// does. Never waits. With an interface it fails with <see cref="WgError.Unsupported"/>.</summary>
     public bool Inject(byte[] packet) {
       if (packet == null) throw new ArgumentNullException(nameof(packet));
       var pin = GCHandle.Alloc(packet, GCHandleType.Pinned);
@@ -847,24 +854,28 @@ namespace WgEmbed {
 
     internal static TunnelHandle Open(byte[] uapi, TunnelOptions options, int mtu, Inbox inbox) {
       var opened = new TunnelHandle(); // First: without memory for it, no tunnel would be left behind.
-      var tun = new Native.TunCallbacks {
-        StructSize = Native.SizeOf<Native.TunCallbacks>(), Write = Write, User = Give(inbox), Destroy = Forget,
-      };
+      byte[] name = options.InterfaceName == null ? null : Native.CText(options.InterfaceName);
+      GCHandle pin = GCHandle.Alloc(name, GCHandleType.Pinned);
       IntPtr memory = IntPtr.Zero;
       int number;
       try {
-        memory = Marshal.AllocHGlobal(Marshal.SizeOf(typeof(Native.TunCallbacks)));
-        Marshal.StructureToPtr(tun, memory, false);
+        if (name == null) {
+          memory = Marshal.AllocHGlobal(Marshal.SizeOf(typeof(Native.TunCallbacks)));
+          Marshal.StructureToPtr(new Native.TunCallbacks {
+            StructSize = Native.SizeOf<Native.TunCallbacks>(), Write = Write, User = Give(inbox), Destroy = Forget,
+          }, memory, false);
+        }
         var native = new Native.Options {
           StructSize = Native.SizeOf<Native.Options>(), TunFd = -1, FdOwnership = 1, Mtu = (uint)mtu,
           MemoryLimit = (UIntPtr)(ulong)options.MemoryLimit, Resolve = options.ResolveNames ? Resolve : null,
           Tun = memory, Event = Happened, EventUser = Give(inbox), EventDestroy = Forget,
-          LogLevel = (int)options.LogLevel,
+          LogLevel = (int)options.LogLevel, InterfaceName = pin.AddrOfPinnedObject(),
         };
         // From here on the library calls the destroy functions, also on failure.
         number = Native.wg_turn_on_with(ref native, uapi);
       } finally {
         Marshal.FreeHGlobal(memory);
+        pin.Free();
       }
       opened.SetHandle((IntPtr)WgException.Check(number));
       return opened;
@@ -969,7 +980,7 @@ namespace WgEmbed {
       internal IntPtr Log, LogUser, LogDestroy;
       internal int LogLevel;
       internal uint Flags;
-      internal IntPtr Net;
+      internal IntPtr Net, InterfaceName;
     }
 
     [StructLayout(LayoutKind.Sequential)]

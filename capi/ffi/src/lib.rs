@@ -27,6 +27,7 @@ mod manager;
 #[cfg_attr(not(all(feature = "netstack", unix)), path = "net/absent.rs")]
 mod net;
 mod plumbing;
+mod source;
 mod tunnel;
 mod types;
 

@@ -14,13 +14,14 @@ use crate::{
         callback::NewCallback,
         calls,
         cancel::Uncancelled,
-        fd::{AppFd, FdTun},
+        fd::FdTun,
         guard::{finally, guard},
         handle::{self, Entry, Object},
         log::{self, OwnLog},
         sized::{Received, check_flags},
         text::borrow_text,
     },
+    source::{Source, create_interface},
     types::{
         fd::takes,
         options::{WG_OPTIONS_QUEUE_EVENTS, wg_options_t},
@@ -28,8 +29,7 @@ use crate::{
 };
 use wg_embed::{
     bind::{Bind, UdpBind},
-    config::Update,
-    device::{self, DEFAULT_MAX_PEERS, DEFAULT_MEMORY, FIXED_MEMORY, Options, Tunnel},
+    device::{self, DEFAULT_MAX_PEERS, DEFAULT_MEMORY, Device, FIXED_MEMORY, Options, Tunnel},
     error::{Error, Result},
     key::wiped,
     tun::{DEFAULT_MTU, Tun},
@@ -93,7 +93,7 @@ const _: () = assert!(WG_CONFIG_LEN_MAX == Limits::for_peers(DEFAULT_MAX_PEERS).
 /// A tunnel that is running, or has ended by itself.
 pub(crate) struct Running {
     pub(crate) tunnel: Tunnel,
-    /// Its TUN, except with custom packets.
+    /// Its TUN over a descriptor, if it has one.
     pub(crate) fd_tun: Option<Arc<FdTun>>,
     /// Its sockets, except with custom datagrams.
     pub(crate) sockets: Option<Arc<UdpBind>>,
@@ -246,7 +246,8 @@ impl Settings {
 }
 
 /// # Safety
-/// With `WG_FD_TAKE`, the library owns `tun_fd` if this succeeds. `options.net` is as in [`Net::open`].
+/// With `WG_FD_TAKE`, the library owns `tun_fd` if this succeeds. `options.net` is as in [`Net::open`];
+/// `options.interface_name` is NULL or ends with a zero byte.
 unsafe fn start(
     options: &wg_options_t,
     settings: &Settings,
@@ -261,15 +262,8 @@ unsafe fn start(
     let resolves = hooks.resolve.hook().is_some();
     let limits = Limits { host_names: resolves, ..Limits::for_peers(settings.max_peers) };
     let update = uapi::parse_set(text, limits)?;
-    let app_fd = match (custom_io.tun.is_some(), !options.net.is_null()) {
-        (false, false) => Some(AppFd::new(options.tun_fd)?),
-        (true, true) => return Err(Error::invalid("both tun and net are set")),
-        _ if options.tun_fd == -1 => None,
-        (is_tun, _) => {
-            let name = if is_tun { "tun" } else { "net" };
-            return Err(Error::invalid(format!("{name} is set, and tun_fd is {}, not -1", options.tun_fd)));
-        }
-    };
+    // SAFETY: the caller's contract is the same.
+    let source = unsafe { Source::of(options, custom_io.tun.is_some()) }?;
     calls::watch_exit();
     let handle = handle::reserve()?;
     let Connected { tun, bind, inlets } = custom_io.connect(handle, settings.memory, settings.mtu)?;
@@ -280,32 +274,39 @@ unsafe fn start(
     let hooks = &functions.hooks;
     let dispatch = log::dispatch_to(hooks.log.clone(), handle);
     let (tunnel, sockets, fd_tun) = tracing::dispatcher::with_default(&dispatch, || {
-        let fd_tun = app_fd.as_ref().map(|fd| fd.tun(settings.mtu)).transpose()?;
-        let of_descriptor = fd_tun.clone().map(|tun| tun as Arc<dyn Tun>);
-        let of_network = functions.net.as_ref().map(|net| net.tun());
-        // One of them is there, as `app_fd` is set if there is no other.
-        let tun = tun.or(of_network).or(of_descriptor).ok_or_else(|| Error::invalid("there is no TUN"))?;
-        let (tunnel, sockets) = launch(settings, hooks, handle, tun, bind, update)?;
+        let mut fd_tun = None;
+        let tun = match &source {
+            Source::Descriptor(fd) => Some(fd_tun.insert(fd.tun(settings.mtu)?).clone() as Arc<dyn Tun>),
+            Source::Interface(name) => Some(create_interface(name, settings.mtu)?),
+            Source::App => tun.or_else(|| functions.net.as_ref().map(|net| net.tun())),
+        };
+        let tun = tun.ok_or_else(|| Error::invalid("there is no TUN"))?;
+        let (tunnel, sockets) = launch(settings, hooks, handle, tun, bind, |device| {
+            // In this order no socket is opened on a port that is not the configured one. An app's interface is up as
+            // far as the app is concerned, so the device is, too.
+            device.apply(update)?;
+            if source.is_up() { device.up() } else { Ok(()) }
+        })?;
         Ok::<_, Error>((tunnel, sockets, fd_tun))
     })?;
-    match app_fd {
+    match source {
         // SAFETY: the caller gives it away on success, and nothing fails from here on.
-        Some(fd) if settings.takes_fd => unsafe { fd.take() },
-        Some(fd) => fd.share(),
-        None => {}
+        Source::Descriptor(fd) if settings.takes_fd => unsafe { fd.take() },
+        Source::Descriptor(fd) => fd.share(),
+        Source::Interface(_) | Source::App => {}
     }
     starting.finish(Entry::new(Running { tunnel, fd_tun, sockets, functions }, dispatch));
     Ok(handle)
 }
 
-/// Starts a tunnel, which is up.
+/// Starts a tunnel, which `configure` configures and brings up.
 fn launch(
     settings: &Settings,
     hooks: &Hooks,
     handle: i32,
     tun: Arc<dyn Tun>,
     bind: Option<Arc<dyn Bind>>,
-    update: Update,
+    configure: impl FnOnce(&Device) -> Result<()>,
 ) -> Result<(Tunnel, Option<Arc<UdpBind>>)> {
     let (bind, sockets) = match bind {
         Some(bind) => (bind, None),
@@ -322,13 +323,7 @@ fn launch(
         resolve: hooks.resolve.hook(),
         ..Options::default()
     };
-    // In this order no socket is opened on a port that is not the configured one. An app's interface is up as far as
-    // the app is concerned, so the device is, too.
-    let tunnel = Tunnel::start_with(tun, bind, options, |device| {
-        device.apply(update)?;
-        device.up()
-    })?;
-    Ok((tunnel, sockets))
+    Ok((Tunnel::start_with(tun, bind, options, configure)?, sockets))
 }
 
 /// Checks an MTU from C that may be 0, which stands for the default.

@@ -1,6 +1,10 @@
 //! The options of a tunnel.
 
-use std::{ffi::c_void, mem::offset_of, ptr};
+use std::{
+    ffi::{c_char, c_void},
+    mem::offset_of,
+    ptr,
+};
 
 use crate::{
     plumbing::{
@@ -99,12 +103,24 @@ pub struct wg_options_t {
     /// A userspace network in place of `tun_fd`, which is then -1, and of `tun`; or NULL. The struct is copied.
     /// WG_ERR_UNSUPPORTED in a library that was built without it.
     pub net: *const wg_net_options_t,
+    /// The name of a network interface that the tunnel creates, in place of `tun_fd`, which is then -1, of `tun` and of
+    /// `net`; or NULL. It is not kept. `mtu` is set as that of the interface. Addresses and routes are left to the
+    /// caller.
+    ///
+    /// On Windows it is an adapter of Wintun, 1 to 127 UTF-16 units. wintun.dll is looked for in the folders of this
+    /// library, of the program, and of the system; see windows/README.md. Windows recognizes an adapter of the same
+    /// name as the same network. The process must run as administrator. A tunnel whose adapter is disabled or removed
+    /// ends (WG_EVENT_ENDED).
+    ///
+    /// On Linux it is a TUN device, 1 to 15 bytes, for which the process needs CAP_NET_ADMIN. It is down: the tunnel
+    /// opens its port when the interface is brought up, and closes it when the interface is taken down.
+    pub interface_name: *const c_char,
     // No padding, here or at the end: what an older caller has there would be read as the fields that follow later.
 }
 
 const _: () = {
     const POINTER: usize = size_of::<usize>();
-    assert!(size_of::<wg_options_t>() == 17 * POINTER + 24);
+    assert!(size_of::<wg_options_t>() == 18 * POINTER + 24);
     assert!(offset_of!(wg_options_t, struct_size) == 0);
     assert!(offset_of!(wg_options_t, tun_fd) == POINTER);
     assert!(offset_of!(wg_options_t, fd_ownership) == POINTER + 4);
@@ -128,6 +144,7 @@ const _: () = {
     assert!(offset_of!(wg_options_t, log_level) == 16 * POINTER + 16);
     assert!(offset_of!(wg_options_t, flags) == 16 * POINTER + 20);
     assert!(offset_of!(wg_options_t, net) == 16 * POINTER + 24);
+    assert!(offset_of!(wg_options_t, interface_name) == 17 * POINTER + 24);
 };
 
 /// WG_OPTIONS_INIT.
@@ -157,6 +174,7 @@ impl Default for wg_options_t {
             log_level: WG_LOG_INHERIT as i32,
             flags: 0,
             net: ptr::null(),
+            interface_name: ptr::null(),
         }
     }
 }

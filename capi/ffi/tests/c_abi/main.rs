@@ -144,6 +144,12 @@ fn options_work_from_c() {
 
 #[cfg(target_os = "linux")]
 #[test]
+fn interfaces_are_created_from_c() {
+    c_test("interface", "c99");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
 fn callers_of_other_versions_are_served_and_wrong_ones_refused() {
     c_test("sizes", "c99");
 }
