@@ -80,7 +80,7 @@ x86_64-w64-mingw32-objdump -p "$dlls/wg_embed_windows.dll" |
   sed -n '/^\[Ordinal\/Name Pointer\] Table/,/^$/s/^\t\[ *[0-9]*\] //p' | LC_ALL=C sort >"$out/symbols"
 LC_ALL=C sort abi/symbols.txt abi/symbols-compat-windows.txt | diff -u - "$out/symbols" ||
   fail "the DLL exports something else than abi/symbols.txt and abi/symbols-compat-windows.txt"
-echo "ok: the symbols of wg_embed_windows.dll"
+echo "ok: the symbols of the DLL"
 # What mingw would have to be shipped with.
 for file in wg_embed_windows.dll wg-embed-service.exe; do
   if x86_64-w64-mingw32-objdump -p "$dlls/$file" | grep -i 'DLL Name: lib'; then fail "$file needs DLLs of mingw"; fi
@@ -89,13 +89,19 @@ done
 app=$out/app
 rm -rf "$app"
 mkdir -p "$app"
-cp "$dlls/wg_embed_windows.dll" "$dlls/wg-embed-service.exe" "$app/"
+windows/package.sh "$dlls" "$app"
+cp "$dlls/wg-embed-service.exe" "$app/"
 compile() { x86_64-w64-mingw32-gcc -std=c11 -Wall -Wextra -Werror -O2 -Iinclude "$@" -Wl,-Bstatic -lwinpthread; }
-compile examples/c/packets.c -o "$app/packets.exe" "$dlls/libwg_embed_windows.dll.a"
-compile windows/testing/peer.c -o "$app/peer.exe" "$dlls/libwg_embed_windows.dll.a"
+compile examples/c/packets.c -o "$app/packets.exe" "$app/libwg_embed.dll.a"
+compile windows/testing/peer.c -o "$app/peer.exe" "$app/libwg_embed.dll.a"
 compile windows/testing/pipe.c -o "$app/pipe.exe" -ladvapi32
-compile -municode windows/c/service.c -o "$app/service.exe" "$dlls/libwg_embed_windows.dll.a" -ladvapi32
+compile -municode windows/c/adapter.c -o "$app/adapter.exe" "$app/libwg_embed.dll.a"
+compile -municode windows/c/service.c -o "$app/service.exe" "$app/libwg_embed.dll.a" -ladvapi32
 x86_64-w64-mingw32-gcc -O2 -shared -s -o "$app/wintun.dll" tests/windows/wintun.c
+for program in packets peer adapter service; do
+  x86_64-w64-mingw32-objdump -p "$app/$program.exe" | grep 'DLL Name: wg_embed.dll' >/dev/null ||
+    fail "$program.exe needs another DLL than wg_embed.dll"
+done
 echo "ok: programs in C are linked with it"
 
 has wine && has wineboot || { skip "the DLL and the service are not run: there is no wine"; exit 0; }
@@ -118,6 +124,38 @@ export CARGO_TARGET_X86_64_PC_WINDOWS_GNU_RUNNER=wine
 timeout 1800 cargo test -q --target "$triple" -p wg-embed-windows-tunnel --lib -- --show-output >"$out/lib.log" 2>&1 ||
   { tail -n 60 "$out/lib.log"; fail "the tests of wg-embed-windows-tunnel under Wine"; }
 tr -d '\r' <"$out/lib.log" | grep -E '^(test result|skipped)'
+
+# --- A tunnel that a program starts by the name of an adapter.
+
+adapter() {
+  local port= i input=$out/input process
+  write_conf adapter
+  # Without wintun.dll there is none.
+  mkdir -p "$out/bare"
+  cp "$app/adapter.exe" "$app/wg_embed.dll" "$out/bare/"
+  if run "$out/bare/adapter.exe" adapter "$(winepath -w "$app/adapter.conf")"; then fail "a tunnel without wintun.dll"; fi
+  grep -q 'wintun.dll' "$out/wine.err" || fail "without wintun.dll: $(cat "$out/wine.err")"
+  rm -f "$input"
+  mkfifo "$input"
+  FAKE_WINTUN_ECHO=1 timeout 600 wine "$app/adapter.exe" adapter "$(winepath -w "$app/adapter.conf")" \
+    <"$input" >"$out/adapter.log" 2>&1 &
+  process=$!
+  exec 3>"$input"
+  for i in $(seq 600); do
+    port=$(sed -n 's/.* on port \([0-9]*\)\..*/\1/p' "$out/adapter.log")
+    [ -z "$port" ] && kill -0 "$process" 2>/dev/null || break
+    sleep 0.5
+  done
+  [ -n "$port" ] || fail "adapter.exe: $(cat "$out/adapter.log")"
+  grep -q '^address=10.99.0.2/24' "$out/adapter.log" || fail "adapter.exe: $(cat "$out/adapter.log")"
+  run "$app/peer.exe" "$port" "$key_of_peer" "$public_of_service" || fail "adapter.exe: packets"
+  echo >&3
+  exec 3>&-
+  wait "$process" || fail "adapter.exe: $(cat "$out/adapter.log")"
+  echo "ok: a tunnel by the name of an adapter"
+}
+
+# --- Services.
 
 state() { run sc query "WireGuardTunnel\$$1" | sed -n 's/.*STATE *: *[0-9]* *//p'; }
 # until_state SERVICE STATE: waits for it. The limit only bounds a hang.
@@ -189,6 +227,7 @@ service() {
   echo "ok: the service of $name"
 }
 
+adapter
 service host "$app/service.exe" /install "$(winepath -w "$app/host.conf")" -- "$app/service.exe" /remove host
 service own "$app/wg-embed-service.exe" install "$(winepath -w "$app/own.conf")" -- \
   "$app/wg-embed-service.exe" uninstall own

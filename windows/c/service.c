@@ -2,11 +2,11 @@
  * A program that runs its tunnel as a service of its own, with the library of wg-embed in place of wireguard-windows'
  * tunnel.dll. As administrator:
  *
- *     x86_64-w64-mingw32-gcc -municode -O2 -Iinclude windows/c/service.c -o service.exe -L. -lwg_embed_windows
+ *     x86_64-w64-mingw32-gcc -municode -O2 -Iinclude windows/c/service.c -o service.exe -L. -lwg_embed
  *     service.exe /install C:\App\office.conf
  *     service.exe /remove office
  *
- * wg_embed_windows.dll and wintun.dll are in the folder of the program. "/service" is what the service manager starts.
+ * wg_embed.dll and wintun.dll are in the folder of the program. "/service" is what the service manager starts.
  */
 #define WIN32_LEAN_AND_MEAN
 #include <windows.h>

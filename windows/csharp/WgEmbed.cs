@@ -699,8 +699,8 @@ namespace WgEmbed {
     }
   }
 
-  /// <summary>A tunnel with an interface of its own, as a service of Windows. Needs wg_embed_windows.dll as
-  /// wg_embed.dll. wintun.dll is looked for in the folder of that, of the program and of the system.</summary>
+  /// <summary>A tunnel with an interface of its own, as a service of Windows. wintun.dll is looked for in
+  /// the folder of wg_embed.dll, of the program and of the system.</summary>
   public static class TunnelService {
     /// <summary>The name of the service of a tunnel.</summary>
     public static string NameOf(string tunnel) { return "WireGuardTunnel$" + tunnel; }
