@@ -33,6 +33,7 @@ mod signals;
 mod stderr;
 #[cfg(unix)]
 mod umask;
+mod usage;
 #[cfg(unix)]
 mod user;
 #[cfg(unix)]
@@ -45,6 +46,7 @@ mod wireproto;
 use std::{io::Write, process::ExitCode};
 
 use arguments::{Command, Run};
+use usage::USAGE;
 
 /// With it a lack of memory makes a configuration fail, but does not end the daemon.
 #[global_allocator]
@@ -52,45 +54,6 @@ static ALLOCATOR: wg_embed::reserve::Reserve = wg_embed::reserve::Reserve::new()
 
 /// The prefix of every message on stderr.
 const NAME: &str = "wg-embed";
-
-#[cfg(windows)]
-use windows::USAGE;
-
-#[cfg(not(windows))]
-const USAGE: &str = "\
-Usage: wg-embed [-f|--foreground] [--user USER[:GROUP]] [--socket-dir DIR]
-                [--wireproto-socket PATH] INTERFACE
-       wg-embed proxy --help
-       wg-embed vpn-daemon run --help
-
-Makes the WireGuard interface INTERFACE and serves it, in the background unless
-told otherwise. It is configured with wg(8) or wg-quick(8), and lives until it
-receives SIGINT or SIGTERM, or until the interface or its control socket,
-/var/run/wireguard/INTERFACE.sock, is removed.
-
-Options:
-  -f, --foreground           stay in the foreground and log to stderr
-      --user USER[:GROUP]    become this user once the interface and the control
-                             socket are open, and keep CAP_NET_ADMIN and
-                             CAP_NET_BIND_SERVICE only; names or numbers
-      --socket-dir DIR       make the control socket in DIR; wg(8) looks for it
-                             in /var/run/wireguard only
-      --wireproto-socket PATH
-                             make a second control socket for WireProto messages
-      --version              print the version
-  -h, --help                 print this text
-
-Environment:
-  LOG_LEVEL                what to log: verbose, debug, error (default), silent
-  WG_PROCESS_FOREGROUND=1  as --foreground
-  WG_TUN_FD                an open TUN descriptor to use instead of making one
-  WG_UAPI_FD               a listening UNIX socket to use as control socket
-  WG_EMBED_MEMORY          MiB that packets may take while they pass or wait for
-                           a session: 2 to 1024 (4), and 16 KiB more a peer
-  WG_EMBED_SOCKET_DIR=DIR  as --socket-dir
-  LISTEN_FDS, LISTEN_PID   socket activation, see sd_listen_fds(3)
-  NOTIFY_SOCKET            told when the daemon is ready, see sd_notify(3)
-";
 
 fn main() -> ExitCode {
     #[cfg(unix)]

@@ -21,34 +21,6 @@ use crate::{
 /// How long to wait for a daemon that had this name to release the pipe.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-pub(crate) const USAGE: &str = r"Usage: wg-embed -f|--foreground [--socket-dir DIR] [--wireproto-socket PATH]
-                INTERFACE
-
-Makes the network adapter INTERFACE and serves it as a WireGuard interface. It
-is configured with wg(8), and lives until Ctrl-C is pressed, or until the
-adapter is disabled or removed.
-
-It needs wintun.dll, beside wg-embed.exe or in the system's directory, and must
-run as LocalSystem, to whom wg(8) requires its control pipe to belong:
-\\.\pipe\ProtectedPrefix\Administrators\WireGuard\INTERFACE.
-
-Options:
-  -f, --foreground           required: there is no background on this system
-      --socket-dir DIR       make the control pipe in DIR, which begins with
-                             \\.\pipe\; wg(8) does not look for it there
-      --wireproto-socket PATH
-                             make a second control pipe for WireProto messages
-      --version              print the version
-  -h, --help                 print this text
-
-Environment:
-  LOG_LEVEL                what to log: verbose, debug, error (default), silent
-  WG_PROCESS_FOREGROUND=1  as --foreground
-  WG_EMBED_MEMORY          MiB that packets may take while they pass or wait for
-                           a session: 2 to 1024 (4), and 16 KiB more a peer
-  WG_EMBED_SOCKET_DIR=DIR  as --socket-dir
-";
-
 /// Runs the daemon until it ends.
 pub(crate) fn start(run: &Run) -> std::result::Result<(), String> {
     let is_set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
