@@ -32,7 +32,6 @@ pub(crate) fn init(interface: &str) {
 }
 
 /// Does the same as [`init`], and also passes events to `reader`, which must not wait.
-#[cfg(unix)]
 pub(crate) fn init_with(interface: &str, reader: Reader) {
     start(interface, Some(reader));
 }

@@ -36,7 +36,7 @@ mod umask;
 mod usage;
 #[cfg(unix)]
 mod user;
-#[cfg(unix)]
+#[cfg(any(unix, windows))]
 mod vpn;
 #[cfg(windows)]
 mod windows;
@@ -60,7 +60,7 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|word| word == "proxy") {
         return proxy::main(std::env::args_os().skip(2));
     }
-    #[cfg(unix)]
+    #[cfg(any(unix, windows))]
     if std::env::args_os().nth(1).is_some_and(|word| word == "vpn-daemon") {
         return vpn::main(std::env::args_os().skip(2));
     }

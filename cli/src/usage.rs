@@ -58,6 +58,7 @@ receives SIGINT or SIGTERM, or until the interface or its control socket,
 pub(crate) const USAGE: &str = usage!(
     r"Usage: wg-embed -f|--foreground [--socket-dir DIR] [--wireproto-socket PATH]
                 INTERFACE
+       wg-embed vpn-daemon run --help
 
 Makes the network adapter INTERFACE and serves it as a WireGuard interface. It
 is configured with wg(8), and lives until Ctrl-C is pressed, or until the

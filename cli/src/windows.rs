@@ -1,6 +1,6 @@
 //! Runs the daemon on Windows: adapter, tunnel and control pipe, until one of them ends or Ctrl-C is pressed.
 
-mod console;
+pub(crate) mod console;
 
 use std::{path::Path, sync::Arc, time::Duration};
 

@@ -1,13 +1,12 @@
 //! The command line and the environment.
 
-use std::{
-    ffi::{OsStr, OsString},
-    os::fd::RawFd,
-};
+use std::ffi::{OsStr, OsString};
 
 use lexopt::{Arg, Parser};
 use wg_embed_manager::tunnel::Settings;
 use wg_embed_tunnel::engine::{Network, Options};
+
+use super::stream::{self, End, READ, WRITE};
 
 /// The selected command.
 #[derive(Debug)]
@@ -20,10 +19,10 @@ pub(crate) enum Command {
 /// Options of the tunnel.
 #[derive(Debug)]
 pub(crate) struct Run {
-    /// The descriptor that the manager writes to.
-    pub(crate) read: RawFd,
-    /// The descriptor that the manager reads from.
-    pub(crate) write: RawFd,
+    /// The end of the pipe that the manager writes to.
+    pub(crate) read: End,
+    /// The end of the pipe that the manager reads from.
+    pub(crate) write: End,
     pub(crate) network: Network,
     pub(crate) interface: String,
     /// Where the system's network is configured.
@@ -31,8 +30,6 @@ pub(crate) struct Run {
 }
 
 /// An option, and the corresponding variable.
-const READ: (&str, &str) = ("rpc-read-fd", "CODER_VPN_DAEMON_RPC_READ_FD");
-const WRITE: (&str, &str) = ("rpc-write-fd", "CODER_VPN_DAEMON_RPC_WRITE_FD");
 const NETWORK: (&str, &str) = ("network", "WG_EMBED_VPN_NETWORK");
 const INTERFACE: (&str, &str) = ("interface", "WG_EMBED_VPN_INTERFACE");
 const SETTINGS: (&str, &str) = ("settings", "WG_EMBED_VPN_SETTINGS");
@@ -87,9 +84,9 @@ fn text(name: &str, value: &OsStr) -> Result<String, String> {
 impl Values {
     fn run(self) -> Result<Run, String> {
         let [read, write, network, interface, settings] = self.0;
-        let (read, write) = (descriptor(read, READ)?, descriptor(write, WRITE)?);
+        let (read, write) = (end(read, READ)?, end(write, WRITE)?);
         if read == write {
-            return Err(format!("the descriptors to read from and to write to are both {read}"));
+            return Err(format!("what is read from and what is written to are both {read}"));
         }
         let network = match network.as_ref().map(|(name, value)| (name, value.as_str())) {
             None | Some((_, "auto")) => Network::Auto,
@@ -108,10 +105,10 @@ impl Values {
     }
 }
 
-fn descriptor(value: Option<(String, String)>, (option, variable): (&str, &str)) -> Result<RawFd, String> {
+fn end(value: Option<(String, String)>, (option, variable): (&str, &str)) -> Result<End, String> {
     let (name, value) = value.ok_or_else(|| format!("--{option} or {variable} is missing"))?;
-    let fd = value.parse::<RawFd>().ok().filter(|fd| *fd >= 0);
-    fd.ok_or_else(|| format!("{name}={value}: not the number of a descriptor"))
+    let end = value.parse::<End>().ok().filter(|end| stream::is_valid(*end));
+    end.ok_or_else(|| format!("{name}={value}: not the number of a {}", stream::KIND))
 }
 
 #[cfg(test)]
@@ -135,29 +132,31 @@ mod tests {
         assert_eq!((by_environment.read, by_environment.write), (3, 4));
         assert_eq!((by_environment.network, by_environment.settings), (Network::Userspace, Settings::ask()));
         assert_eq!(by_environment.interface, "wg-vpn0");
-        let by_options =
-            run("run --rpc-read-fd 5 --rpc-write-fd=6 --network auto --settings own --interface wg7", &both).unwrap();
+        let words = format!("run --{} 5 --{}=6 --network auto --settings own --interface wg7", READ.0, WRITE.0);
+        let by_options = run(&words, &both).unwrap();
         assert_eq!((by_options.read, by_options.write, by_options.interface.as_str()), (5, 6, "wg7"));
         assert_eq!((by_options.network, by_options.settings), (Network::Auto, Settings::Own));
     }
 
     #[test]
     fn what_cannot_be_is_named() {
+        let [read, write] = [READ, WRITE].map(|(option, _)| format!("--{option}"));
+        let both = format!("run {read} 3 {write} 4");
         for (words, complaint) in [
-            ("", "run"),
-            ("stop", "stop"),
-            ("run", "--rpc-read-fd or CODER_VPN_DAEMON_RPC_READ_FD is missing"),
-            ("run --rpc-read-fd 3", "--rpc-write-fd or"),
-            ("run --rpc-read-fd -3 --rpc-write-fd 4", "--rpc-read-fd=-3: not the number"),
-            ("run --rpc-read-fd 3 --rpc-write-fd x", "--rpc-write-fd=x: not the number"),
-            ("run --rpc-read-fd 3 --rpc-write-fd 3", "both 3"),
-            ("run --rpc-read-fd 3 --rpc-write-fd 4 --network tap", "--network=tap"),
-            ("run --rpc-read-fd 3 --rpc-write-fd 4 --settings us", "--settings=us"),
-            ("run --rpc-read-fd 3 --rpc-write-fd 4 --fast", "--fast"),
-            ("run run", "run"),
+            (String::new(), "run".to_owned()),
+            ("stop".into(), "stop".into()),
+            ("run".into(), format!("{read} or {} is missing", READ.1)),
+            (format!("run {read} 3"), format!("{write} or")),
+            (format!("run {read} -3 {write} 4"), format!("{read}=-3: not the number")),
+            (format!("run {read} 3 {write} x"), format!("{write}=x: not the number")),
+            (format!("run {read} 3 {write} 3"), "both 3".into()),
+            (format!("{both} --network tap"), "--network=tap".into()),
+            (format!("{both} --settings us"), "--settings=us".into()),
+            (format!("{both} --fast"), "--fast".into()),
+            ("run run".into(), "run".into()),
         ] {
-            let error = run(words, &[]).unwrap_err();
-            assert!(error.contains(complaint), "{words}: {error}");
+            let error = run(&words, &[]).unwrap_err();
+            assert!(error.contains(&complaint), "{words}: {error}");
         }
         assert!(run("run", &[(READ.1, "-1"), (WRITE.1, "4")]).unwrap_err().contains(READ.1));
     }

@@ -3,8 +3,10 @@
 //! The command line is that of the original's daemon, so that its managers can start this one.
 
 mod arguments;
+mod stream;
 #[cfg(target_os = "linux")]
 mod system;
+mod usage;
 
 use std::{
     ffi::OsString,
@@ -14,8 +16,10 @@ use std::{
 };
 
 use arguments::{Command, Run};
+use stream::Ends;
+use usage::USAGE;
 use wg_embed_manager::{
-    speaker::{End, Transport},
+    speaker::End,
     tunnel::{Options, Tunnel},
 };
 use wg_embed_tunnel::{
@@ -23,43 +27,7 @@ use wg_embed_tunnel::{
     file::FileSource,
 };
 
-use crate::{inherited, log, signals::Signals, stderr};
-
-const USAGE: &str = "\
-Usage: wg-embed vpn-daemon run --rpc-read-fd N --rpc-write-fd N
-                [--network auto|interface|userspace] [--interface NAME]
-                [--settings ask|own]
-
-Serves a program that manages VPNs, over two open descriptors, until it stops
-the tunnel, closes them, or a signal comes. The peers are those of a wg-quick
-configuration, which the program names by a URL: file:///etc/wireguard/wg0.conf.
-Edits of the file are followed.
-
-Options:
-      --rpc-read-fd N    read what the program sends from this descriptor
-      --rpc-write-fd N   write to it through this one
-      --network KIND     where packets come from if the program gives no TUN: an
-                         interface, a network in userspace, or (auto) the latter
-                         if the former cannot be had
-      --interface NAME   the interface (wg-vpn0)
-      --settings WHO     who configures the system's network: the program is
-                         asked, or it is done here (only on Linux, where it is
-                         the default)
-  -h, --help             print this text
-      --version          print the version
-
-Environment:
-  CODER_VPN_DAEMON_RPC_READ_FD   as --rpc-read-fd
-  CODER_VPN_DAEMON_RPC_WRITE_FD  as --rpc-write-fd
-  WG_EMBED_VPN_NETWORK           as --network
-  WG_EMBED_VPN_INTERFACE         as --interface
-  WG_EMBED_VPN_SETTINGS          as --settings
-  LOG_LEVEL                      what to log to stderr: verbose, debug,
-                                 error (default), silent
-
-Exit status: 0 when it was stopped, the program has closed a descriptor, or a
-signal came; 1 if it cannot start, or what it receives is not the protocol.
-";
+use crate::{log, stderr};
 
 /// Runs a tunnel with the arguments after `vpn-daemon`.
 pub(crate) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
@@ -78,8 +46,9 @@ pub(crate) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 fn serve(run: Run) -> Result<(), String> {
-    let (read, write) = (inherited::own("--rpc-read-fd", run.read)?, inherited::own("--rpc-write-fd", run.write)?);
-    let signals = Signals::block().map_err(|e| format!("cannot block signals: {e}"))?;
+    // First: what is open then came from the caller.
+    let transport = stream::open(run.read, run.write)?;
+    let ends = Ends::watch().map_err(|e| format!("cannot wait for an interruption: {e}"))?;
     let manager = Arc::new(OnceLock::<wg_embed_manager::tunnel::Handle>::new());
     let reader = manager.clone();
     let to_manager = move |event: &tracing::Event<'_>| {
@@ -89,7 +58,6 @@ fn serve(run: Run) -> Result<(), String> {
     };
     log::init_with("vpn-daemon", Box::new(to_manager));
     stderr::start().map_err(|e| format!("cannot start the log: {e}"))?;
-    let transport = Transport::from_descriptors(read, write).map_err(|e| format!("cannot open the stream: {e}"))?;
     let engine = WireGuard::new(engine::Options {
         network: run.network,
         interface: run.interface,
@@ -102,12 +70,12 @@ fn serve(run: Run) -> Result<(), String> {
     // It is set once.
     let _ = manager.set(handle.clone());
     let wait = move || {
-        let reason = signals.wait().map_or_else(|e| format!("cannot wait for signals: {e}"), Into::into);
+        let reason = ends.wait().unwrap_or_else(|e| format!("cannot wait for an interruption: {e}"));
         tracing::debug!(reason, "shutting down");
         handle.close();
     };
     // The thread is not joined: the process ends with the main thread.
-    thread::Builder::new().name("signals".into()).spawn(wait).map_err(|e| format!("cannot wait for signals: {e}"))?;
+    thread::Builder::new().name("ends".into()).spawn(wait).map_err(|e| format!("cannot start a thread: {e}"))?;
     match tunnel.serve() {
         End::Finished | End::PeerClosed | End::Closed => Ok(()),
         end => Err(format!("the manager: {end}")),

@@ -25,7 +25,7 @@ static ENDS: OnceLock<Sender<String>> = OnceLock::new();
 ///
 /// # Errors
 /// `AlreadyExists` after the first call; errors of the system.
-pub(super) fn watch(ends: Sender<String>) -> io::Result<()> {
+pub(crate) fn watch(ends: Sender<String>) -> io::Result<()> {
     ENDS.set(ends).map_err(|_| io::ErrorKind::AlreadyExists)?;
     // SAFETY: the function can be called on any thread until the process ends.
     match unsafe { SetConsoleCtrlHandler(Some(on_event), 1) } {

@@ -68,7 +68,8 @@ impl Source for FileSource {
     }
 }
 
-/// Returns the path in a URL: `file:///etc/wireguard/wg0.conf`, or `file:/..`; with its `%` escapes.
+/// Returns the path in a URL: `file:///etc/wireguard/wg0.conf`, or `file:/..`; with its `%` escapes. On Windows a drive
+/// is behind the first slash: `file:///C:/wg0.conf`.
 fn path(url: &str) -> Result<PathBuf, String> {
     let refuse = |reason: &str| Err(format!("the URL {url:?}: {reason}"));
     let Some((scheme, rest)) = url.split_once(':') else { return refuse("it has no scheme") };
@@ -86,7 +87,8 @@ fn path(url: &str) -> Result<PathBuf, String> {
         return refuse("it has more than a path");
     }
     let Ok(path) = percent_decode_str(path).decode_utf8() else { return refuse("its path is not UTF-8") };
-    let path = PathBuf::from(&*path);
+    let is_drive = cfg!(windows) && path.as_bytes().get(2) == Some(&b':');
+    let path = PathBuf::from(if is_drive { &path[1..] } else { &*path });
     // The working directory of a process that a manager has started is arbitrary.
     if !path.is_absolute() || path.file_name().is_none() { refuse("it has no absolute path") } else { Ok(path) }
 }

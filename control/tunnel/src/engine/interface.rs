@@ -46,8 +46,15 @@ impl Interface {
         Ok(Self { tun: Arc::new(tun), is_system: true, stack: None })
     }
 
+    /// Creates an adapter of Wintun. It is removed with this.
+    #[cfg(windows)]
+    pub(super) fn create(name: &str) -> Result<Self, String> {
+        let tun = wg_embed::tun::windows::WintunTun::create(name, 0).map_err(|e| e.to_string())?;
+        Ok(Self { tun: Arc::new(tun), is_system: true, stack: None })
+    }
+
     /// Creates a new interface.
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    #[cfg(not(any(target_os = "linux", target_os = "android", windows)))]
     pub(super) fn create(name: &str) -> Result<Self, String> {
         Err(format!("{name}: interfaces cannot be made on this system yet"))
     }

@@ -4,10 +4,11 @@
 #![allow(unsafe_code, clippy::panic, clippy::unwrap_used)]
 
 #[allow(dead_code, unreachable_pub, reason = "a part of it is used")]
-#[path = "../../tests/windows/pipe.rs"]
+#[path = "../../../tests/windows/pipe.rs"]
 mod pipe;
-#[path = "../../tests/common/skip.rs"]
+#[path = "../../../tests/common/skip.rs"]
 mod skip;
+mod vpn;
 
 use std::{
     fs,
