@@ -3,7 +3,7 @@
 //! has packets, or discards them.
 //!
 //! `cargo bench --bench multi_core`, or for one direction only, so that a profiler can count what so many packets cost,
-//! `... -- sealing|opening PROCESSORS`.
+//! `... -- sealing|opening PROCESSORS WORKERS`.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark")]
 
 #[cfg(target_os = "linux")]
@@ -18,7 +18,7 @@ fn main() {
 #[cfg(target_os = "linux")]
 fn main() {
     let arguments: Vec<_> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    if arguments.len() == 2 { run::one(&arguments) } else { run::all() }
+    if arguments.len() == 3 { run::one(&arguments) } else { run::all() }
 }
 
 #[cfg(target_os = "linux")]
@@ -53,26 +53,30 @@ mod run {
     /// Measures one direction as the command line says.
     pub(super) fn one(arguments: &[String]) {
         let direction = if arguments[0] == "opening" { Direction::Opening } else { Direction::Sealing };
-        println!("{:.3}", measure(direction, arguments[1].parse().unwrap()));
+        let [processors, workers] = [1, 2].map(|i| arguments[i].parse().unwrap());
+        println!("{:.3}", measure(direction, processors, workers));
     }
 
     pub(super) fn all() {
         println!("packets of {PACKET} bytes, many flows of one peer; million packets a second, median of {PERIODS}");
         for (name, direction) in [("sealing", Direction::Sealing), ("opening", Direction::Opening)] {
-            let one = measure(direction, 1);
-            println!("{name:8} 1 processor   {one:.3}");
-            let two = measure(direction, 2);
-            println!("{name:8} 2 processors  {two:.3}   ratio {:.2}", two / one);
+            let one = measure(direction, 1, 0);
+            println!("{name:8} 1 processor, no worker    {one:.3}");
+            for (processors, workers) in [(1, 1), (2, 0), (2, 1), (2, 2)] {
+                let speed = measure(direction, processors, workers);
+                println!("{name:8} {processors} processors, {workers} workers  {speed:.3}   ratio {:.2}", speed / one);
+            }
         }
     }
 
     /// Returns the speed of one direction, in million packets a second.
-    fn measure(direction: Direction, processors: usize) -> f64 {
+    fn measure(direction: Direction, processors: usize, workers: usize) -> f64 {
         allow_processors(processors);
         let (own, theirs) = (PrivateKey::generate_with(&SystemRandom), PrivateKey::generate_with(&SystemRandom));
         let inside = Arc::new(Inside::default());
         let outside = Arc::new(Outside::new(own.public_key(), theirs.clone()));
-        let tunnel = Tunnel::start(inside.clone(), outside.clone(), Options::default()).unwrap();
+        let options = Options { workers: Some(workers), ..Options::default() };
+        let tunnel = Tunnel::start(inside.clone(), outside.clone(), options).unwrap();
         let mut peer = PeerUpdate::new(theirs.public_key());
         peer.endpoint = Some(std::net::SocketAddr::from(([192, 0, 2, 1], 1)).into());
         peer.allowed_ips = vec![AllowedIpUpdate::add("0.0.0.0/0".parse().unwrap())];

@@ -46,7 +46,7 @@
 /** Initializer for wg_options_t: no descriptor, WG_FD_TAKE, and the defaults. Since: 0.1.0 */
 #define WG_OPTIONS_INIT \
   { sizeof(wg_options_t), -1, WG_FD_TAKE, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
-    NULL, NULL, WG_LOG_INHERIT, 0, NULL, NULL }
+    NULL, NULL, WG_LOG_INHERIT, 0, NULL, NULL, 0, 0 }
 /** Initializer for wg_udp_options_t: no `protect`, no mark, no flags. Since: 0.1.0 */
 #define WG_UDP_OPTIONS_INIT { sizeof(wg_udp_options_t), NULL, NULL, NULL, 0, 0 }
 /** Initializer for wg_tun_callbacks_t. Since: 0.1.0 */
@@ -145,6 +145,20 @@
  * Since: 0.1.0
  */
 #define WG_PEERS_DEFAULT 65536
+
+/**
+ * The largest `workers`.
+ *
+ * Since: 0.1.0
+ */
+#define WG_WORKERS_MAX 8
+
+/**
+ * The `workers` of a tunnel that only its own threads work for.
+ *
+ * Since: 0.1.0
+ */
+#define WG_WORKERS_NONE 4294967295
 
 /**
  * The largest size of a configuration, in bytes: 1024 for each of WG_PEERS_DEFAULT peers, or of `max_peers` if that is
@@ -1207,6 +1221,16 @@ typedef struct wg_options_t {
    * opens its port when the interface is brought up, and closes it when the interface is taken down.
    */
   const char *interface_name;
+  /**
+   * The largest number of threads that help with encryption while one processor is not enough: up to WG_WORKERS_MAX;
+   * WG_WORKERS_NONE; or 0 for the default: no threads. They are started under the first such load, and take up to
+   * half of the free memory of `memory_limit` while it lasts. Callbacks may also run on these threads.
+   */
+  uint32_t workers;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
 } wg_options_t;
 
 /**

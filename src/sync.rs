@@ -5,11 +5,12 @@
 pub(crate) mod event;
 
 use std::{
-    sync::{
-        Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError, TryLockResult,
-    },
+    sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError, TryLockResult},
     time::Duration,
 };
+
+// Modules whose tests run under loom take all of this from here, and the tests have another `sync`.
+pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
 
 /// Locks a mutex.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

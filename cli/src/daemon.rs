@@ -21,7 +21,7 @@ use crate::{
     inherited::{Inherited, Uapi},
     log,
     notify::Notify,
-    running::{Running, memory},
+    running::{Limits, Running},
     signals::Signals,
     stderr, umask,
     user::User,
@@ -64,7 +64,7 @@ pub(crate) fn start(run: &Run) -> std::result::Result<(), String> {
 fn serve(run: &Run, inherited: Inherited, user: Option<User>, ready: impl FnOnce() -> Result<()>) -> Result<()> {
     let interface = &*run.interface;
     let manager = Notify::from_environment();
-    let memory = memory()?;
+    let limits = Limits::from_environment()?;
     let signals = Signals::block().map_err(|e| Error::io("cannot block signals", e))?;
     log::init(interface);
     tracing::debug!(version = env!("CARGO_PKG_VERSION"), "starting");
@@ -89,7 +89,7 @@ fn serve(run: &Run, inherited: Inherited, user: Option<User>, ready: impl FnOnce
         listeners = user.assume(listeners)?;
     }
     stderr::start().map_err(|e| Error::io("cannot start the log", e))?;
-    let running = Running::start(tun, listeners, memory)?;
+    let running = Running::start(tun, listeners, limits)?;
     wait_for_signals(signals, running.ends())?;
     tracing::debug!(name, "the interface and its control socket are there");
     ready()?;

@@ -17,6 +17,9 @@ use crate::wireproto;
 /// The permitted values of `WG_EMBED_MEMORY` in MiB: at least the size of the buffers, at most a useful amount.
 const MEMORY: std::ops::RangeInclusive<usize> = 2..=1024;
 
+/// The permitted values of `WG_EMBED_WORKERS`.
+const WORKERS: std::ops::RangeInclusive<usize> = 0..=device::MAX_WORKERS;
+
 /// Additional bytes for each peer, about ten packets of full size: a server has many peers, each of which may be
 /// unreachable.
 const MEMORY_PER_PEER: usize = 16 << 10;
@@ -31,8 +34,8 @@ pub(crate) struct Running {
 
 impl Running {
     /// Starts the tunnel. The first listener is that of wg(8), the second one, if there is one, is for WireProto
-    /// messages. `memory` is the limit of packets, in bytes.
-    pub(crate) fn start(tun: Arc<dyn Tun>, listeners: Vec<Listener>, memory: usize) -> Result<Self> {
+    /// messages.
+    pub(crate) fn start(tun: Arc<dyn Tun>, listeners: Vec<Listener>, limits: Limits) -> Result<Self> {
         let bind = UdpBind::new().map_err(|e| Error::io("cannot wait for UDP", e))?;
         let (ends, ended) = mpsc::channel();
         let tunnel_ends = ends.clone();
@@ -45,8 +48,13 @@ impl Running {
                 let _ = tunnel_ends.send(reason.to_string());
             }
         });
-        let options =
-            device::Options { events, memory, memory_per_peer: MEMORY_PER_PEER, ..device::Options::default() };
+        let options = device::Options {
+            events,
+            memory: limits.memory,
+            memory_per_peer: MEMORY_PER_PEER,
+            workers: limits.workers,
+            ..device::Options::default()
+        };
         let tunnel = Arc::new(Tunnel::start(tun, Arc::new(bind), options)?);
         let server_ends = ends.clone();
         let server_ended = Box::new(move |reason| {
@@ -76,19 +84,41 @@ impl Running {
     }
 }
 
-/// Returns the memory limit of packets: `WG_EMBED_MEMORY`, in MiB.
-pub(crate) fn memory() -> Result<usize> {
-    const VARIABLE: &str = "WG_EMBED_MEMORY";
-    let Some(text) = std::env::var_os(VARIABLE).filter(|text| !text.is_empty()) else {
-        return Ok(device::DEFAULT_MEMORY);
+/// What a tunnel may use.
+pub(crate) struct Limits {
+    /// The limit of packets, in bytes.
+    memory: usize,
+    /// The largest number of threads that help with encryption; `None` for the library's default.
+    workers: Option<usize>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { memory: device::DEFAULT_MEMORY, workers: None }
+    }
+}
+
+impl Limits {
+    /// Reads `WG_EMBED_MEMORY`, in MiB, and `WG_EMBED_WORKERS`.
+    pub(crate) fn from_environment() -> Result<Self> {
+        let memory = number("WG_EMBED_MEMORY", "a number of MiB", &MEMORY)?;
+        let workers = number("WG_EMBED_WORKERS", "a number", &WORKERS)?;
+        Ok(Self { memory: memory.map_or(device::DEFAULT_MEMORY, |mebibytes| mebibytes << 20), workers })
+    }
+}
+
+/// Returns the number in a variable of the environment; `None` if it is unset or empty.
+fn number(variable: &str, kind: &str, permitted: &std::ops::RangeInclusive<usize>) -> Result<Option<usize>> {
+    let Some(text) = std::env::var_os(variable).filter(|text| !text.is_empty()) else {
+        return Ok(None);
     };
     let number = text.to_str().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-    let mebibytes = number.and_then(|text| text.parse().ok()).filter(|number| MEMORY.contains(number));
+    let number = number.and_then(|text| text.parse().ok()).filter(|number| permitted.contains(number));
     let refused = || {
-        let (least, most) = (MEMORY.start(), MEMORY.end());
-        Error::invalid(format!("{VARIABLE}={}: not a number of MiB from {least} to {most}", text.display()))
+        let (least, most) = (permitted.start(), permitted.end());
+        Error::invalid(format!("{variable}={}: not {kind} from {least} to {most}", text.display()))
     };
-    mebibytes.map(|number| number << 20).ok_or_else(refused)
+    number.ok_or_else(refused).map(Some)
 }
 
 #[cfg(all(test, unix))]
@@ -107,7 +137,7 @@ mod tests {
             let dir = Dir::new();
             let ((_, uapi), (path, wireproto)) = (dir.listen("uapi"), dir.listen("wireproto"));
             let (tun, _inside) = MemTun::new("wg0", 1420);
-            let running = Running::start(Arc::new(tun), vec![uapi, wireproto], device::DEFAULT_MEMORY).unwrap();
+            let running = Running::start(Arc::new(tun), vec![uapi, wireproto], Limits::default()).unwrap();
             let _client = waiting(&path, &running.tunnel, 1);
             let begun = Instant::now();
             end(running);

@@ -14,7 +14,7 @@ use wg_embed::{
 use crate::{
     arguments::Run,
     log,
-    running::{Running, memory},
+    running::{Limits, Running},
     stderr, wireproto,
 };
 
@@ -38,7 +38,7 @@ pub(crate) fn start(run: &Run) -> std::result::Result<(), String> {
 
 fn serve(run: &Run) -> Result<()> {
     let name = &*run.interface;
-    let memory = memory()?;
+    let limits = Limits::from_environment()?;
     log::init(name);
     stderr::start().map_err(|e| Error::io("cannot start the log", e))?;
     tracing::debug!(version = env!("CARGO_PKG_VERSION"), "starting");
@@ -48,7 +48,7 @@ fn serve(run: &Run) -> Result<()> {
     if let Some(path) = &run.wireproto_socket {
         listeners.push(wireproto::claim(path, PATIENCE)?);
     }
-    let running = Running::start(Arc::new(WintunTun::create(name, 0)?), listeners, memory)?;
+    let running = Running::start(Arc::new(WintunTun::create(name, 0)?), listeners, limits)?;
     console::watch(running.ends()).map_err(|e| Error::io("cannot wait for Ctrl-C", e))?;
     tracing::debug!(name, "the interface and its control pipe are there");
     if let Some(reason) = running.wait() {

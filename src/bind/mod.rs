@@ -228,6 +228,11 @@ impl RecvBatch {
         Ok(Self { buffer: zeroed(len)?, slot_len, metas })
     }
 
+    /// Creates a buffer without slots, and without memory.
+    pub(crate) fn without_memory() -> Self {
+        Self { buffer: Box::default(), slot_len: 1, metas: Vec::new() }
+    }
+
     /// Returns the total number of slots.
     #[must_use]
     pub fn slots(&self) -> usize {

@@ -1,8 +1,8 @@
 //! A tunnel: peers, routing, timers, and the threads that move packets.
 //!
 //! [`Device`] is the tunnel without threads: each of its steps does the work that is possible now and returns.
-//! [`Tunnel`] runs one: on one thread, and on two under load in both directions. Both threads sleep while there is
-//! nothing to do.
+//! [`Tunnel`] runs one: on one thread, and on two under load in both directions; workers help when one is not enough
+//! for a direction. All threads sleep while there is nothing to do.
 //!
 //! Locks are taken in this order: `sets`, `tun_events`; `transition`; `waking`; `config`; `own_key`;
 //! `handshake_limiter`; `greetings`; `peers`, `allowed_ips`; a peer's `handshake`, then its `state`; `index`,
@@ -11,7 +11,8 @@
 //! allowed IPs: `holds.rs` counts it. Under `sets` and `transition` sockets are opened, and each new one is passed to
 //! an app's function: operations that take neither, such as reading the configuration, never wait for that.
 //! `answer_rate`, then `tun_writer`, are not in this order: under the first the TUN is queried for routes, under the
-//! second it is written, and no other lock is taken.
+//! second it is written, and no other lock is taken. The locks of the jobs for workers are taken alone, and for a few
+//! instructions.
 
 pub mod allowed_ips;
 mod apply;
@@ -28,6 +29,7 @@ mod index;
 mod jitter;
 mod learn;
 mod link;
+mod load;
 mod lookup;
 mod loops;
 mod memory;
@@ -43,6 +45,7 @@ mod ranking;
 mod ratelimit;
 mod receive;
 mod resolver;
+mod ring;
 mod send;
 mod session_control;
 mod sleep;
@@ -55,6 +58,7 @@ mod threads;
 mod timers;
 mod tunnel;
 mod unreachable;
+mod workers;
 
 use std::{
     collections::VecDeque,
@@ -77,6 +81,7 @@ pub use resolver::Resolve;
 pub use staged::STAGED_OVERHEAD;
 pub use stats::{PeerStats, Stats, Totals, Traffic};
 pub use tunnel::Tunnel;
+pub use workers::{MAX_WORKERS, WORKER_MEMORY};
 
 use crate::{
     bind::Bind,
@@ -177,6 +182,13 @@ pub struct Options {
     /// addresses from each other. At the limit the oldest is forgotten. 0, the default, learns none and drops such
     /// packets, as WireGuard does.
     pub learned_addresses: usize,
+    /// The largest number of threads that help a [`Tunnel`] to encrypt and decrypt, [`MAX_WORKERS`] at most. They are
+    /// started when its own thread first hardly sleeps any more, and used only at such times. `None` is the default,
+    /// which is none.
+    ///
+    /// At such times each takes [`WORKER_MEMORY`] from `memory`, and as much again is taken for all of them; but at
+    /// most half of what is left for staged packets. With less memory fewer help, or none.
+    pub workers: Option<usize>,
     /// The source of time.
     pub clock: Arc<dyn Clock>,
     /// The source of randomness.
@@ -194,6 +206,7 @@ impl Default for Options {
             memory: DEFAULT_MEMORY,
             memory_per_peer: 0,
             learned_addresses: 0,
+            workers: None,
             clock: Arc::new(SystemClock),
             random: Arc::new(SystemRandom),
             events: Box::new(|_| {}),

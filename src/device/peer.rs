@@ -73,6 +73,8 @@ pub(super) struct State {
     /// Whether staged packets are being sent: until that is done, later packets wait as well, or else they would
     /// overtake them.
     pub(super) is_sending_staged: bool,
+    /// The number of runs of packets in the ring of jobs, which have been assigned a session but not yet been sent.
+    pub(super) in_ring: u32,
     pub(super) location: Location,
     /// The wall-clock time; zero if there was none.
     pub(super) last_handshake: Duration,

@@ -10,7 +10,14 @@ use std::{
     },
 };
 
-use super::{lock, peer::Peer, ratelimit, try_lock};
+use super::{
+    lock,
+    packet::Header,
+    peer::{MAX_STAGED, Peer},
+    ratelimit,
+    staged::StagedMessage,
+    try_lock,
+};
 use crate::{
     bind::{Endpoint, RecvBatch, RecvMeta},
     noise::{
@@ -18,15 +25,16 @@ use crate::{
         session::Session,
     },
     reserve,
+    time::Instant,
     tun::{self, HEADROOM, MAX_PACKET, PacketArena, Slot, TAILROOM},
 };
 
 /// The maximum number of packets read from the TUN at a time.
-const OUT_PACKETS: usize = 128;
+pub(super) const OUT_PACKETS: usize = 128;
 /// The room for them: a large segmentation-offload packet with the space for its segments, or as many full ones as fit.
 const OUT_BYTES: usize = 192 * 1024;
 /// Receive slots. Each may hold 64 KiB of coalesced datagrams; unused memory costs nothing.
-const IN_SLOTS: usize = 8;
+pub(super) const IN_SLOTS: usize = 8;
 /// The number of messages in them. Linux coalesces at most 64 into a slot; if another system has more, their memory is
 /// released after each round.
 const IN_MESSAGES: usize = 64 * IN_SLOTS;
@@ -37,10 +45,10 @@ const HANDSHAKE_QUEUE: usize = 1024;
 /// The number of handshake messages that are handled before data is received again, so that a flood does not stop data.
 pub(super) const HANDSHAKES_PER_ROUND: usize = 16;
 
-const OUTBOUND: usize = OUT_BYTES + OUT_PACKETS * (size_of::<Slot>() + size_of::<u8>() + size_of::<Run>());
-const INBOUND: usize = IN_SLOTS * (MAX_PACKET + size_of::<RecvMeta>())
-    + IN_MESSAGES * (size_of::<Opened>() + size_of::<OpenedRun>() + size_of::<Range<usize>>())
-    + (HANDSHAKE_QUEUE + HANDSHAKES_PER_ROUND) * size_of::<QueuedHandshake>();
+pub(super) const OUTBOUND: usize = OUT_BYTES + OUT_PACKETS * (size_of::<Slot>() + size_of::<u8>() + size_of::<Run>());
+pub(super) const RECEIVED: usize = IN_SLOTS * (MAX_PACKET + size_of::<RecvMeta>())
+    + IN_MESSAGES * (size_of::<Opened>() + size_of::<OpenedRun>() + size_of::<Range<usize>>());
+const INBOUND: usize = RECEIVED + (HANDSHAKE_QUEUE + HANDSHAKES_PER_ROUND) * size_of::<QueuedHandshake>();
 
 /// The total memory of a tunnel's fixed buffers, in bytes: those of its threads and its TUN, and the addresses of
 /// handshake senders under load.
@@ -94,9 +102,10 @@ impl<T: Buffers> Workspace<T> {
         self.memory.load(Ordering::Relaxed)
     }
 
-    /// Frees the buffers, unless they are in use.
-    pub(super) fn trim(&self) {
+    /// Frees the buffers, unless they are in use; and lets `more` free what the same thread uses.
+    pub(super) fn trim(&self, more: impl FnOnce()) {
         let Some(mut slot) = try_lock(&self.buffers) else { return };
+        more();
         if slot.take_if(|buffers| !buffers.is_in_use()).is_some() {
             self.memory.store(0, Ordering::Relaxed);
         }
@@ -115,6 +124,57 @@ pub struct Outbound {
     /// The outer TOS of each packet.
     pub(super) tos: Vec<u8>,
     pub(super) runs: Vec<Run>,
+    /// The runs that are to be sealed and sent, if other threads may help.
+    pub(super) assigned: Vec<Assigned>,
+}
+
+/// A run of packets with what they are sealed and sent with.
+pub(super) struct Assigned {
+    pub(super) peer: Arc<Peer>,
+    pub(super) session: Arc<Session>,
+    pub(super) to: Endpoint,
+    /// The counter of the first packet.
+    pub(super) first: u64,
+    pub(super) slots: Range<usize>,
+    /// The time of the assignment, which is not after that of sending.
+    pub(super) at: Instant,
+    /// Staged packets that go first; only if other threads may help.
+    pub(super) staged: Option<Box<Staged>>,
+}
+
+/// Staged packets that are sealed and sent with a session.
+pub(super) struct Staged {
+    pub(super) messages: VecDeque<StagedMessage>,
+    /// The outer TOS of each.
+    pub(super) tos: [u8; MAX_STAGED],
+}
+
+impl Staged {
+    pub(super) const fn new(messages: VecDeque<StagedMessage>) -> Self {
+        Self { messages, tos: [0; MAX_STAGED] }
+    }
+
+    /// Seals them in place.
+    pub(super) fn seal(&mut self, session: &Session, first: u64) {
+        for ((counter, message), tos) in (first..).zip(&mut self.messages).zip(&mut self.tos) {
+            *tos = Header::parse(&message[HEADROOM..]).map_or(0, |h| h.outer_tos());
+            session.seal(counter, message);
+        }
+    }
+}
+
+impl Assigned {
+    /// Seals the packets in place.
+    pub(super) fn seal(&mut self, slots: &[Slot], bytes: &mut [u8]) {
+        let mut first = self.first;
+        if let Some(staged) = &mut self.staged {
+            staged.seal(&self.session, first);
+            first += staged.messages.len() as u64;
+        }
+        for (counter, slot) in (first..).zip(&slots[self.slots.clone()]) {
+            self.session.seal(counter, &mut bytes[slot.message()]);
+        }
+    }
 }
 
 impl Outbound {
@@ -140,11 +200,15 @@ impl Buffers for Outbound {
         let (mut tos, mut runs) = (Vec::new(), Vec::new());
         tos.try_reserve_exact(OUT_PACKETS)?;
         runs.try_reserve_exact(OUT_PACKETS)?;
-        Ok(Self { arena: PacketArena::try_new(OUT_BYTES, OUT_PACKETS, padded_len)?, tos, runs })
+        let arena = PacketArena::try_new(OUT_BYTES, OUT_PACKETS, padded_len)?;
+        Ok(Self { arena, tos, runs, assigned: Vec::new() })
     }
 
     fn memory(&self) -> usize {
-        self.arena.memory() + self.tos.capacity() + self.runs.capacity() * size_of::<Run>()
+        self.arena.memory()
+            + self.tos.capacity()
+            + self.runs.capacity() * size_of::<Run>()
+            + self.assigned.capacity() * size_of::<Assigned>()
     }
 
     fn is_in_use(&self) -> bool {
@@ -257,12 +321,56 @@ impl HandshakeQueue {
     }
 }
 
-/// Working memory of the inbound thread.
-pub struct Inbound {
+/// Datagrams that were received together.
+pub(super) struct Received {
     pub(super) batch: RecvBatch,
     pub(super) opened: Vec<Opened>,
     pub(super) runs: Vec<OpenedRun>,
     pub(super) packets: Vec<Range<usize>>,
+    /// The number of messages that were not authentic.
+    pub(super) forged: usize,
+}
+
+impl Received {
+    /// Creates buffers for this number of slots.
+    pub(super) fn with_slots(slots: usize) -> io::Result<Self> {
+        let batch = RecvBatch::try_new(slots, MAX_PACKET)?;
+        Ok(Self { batch, opened: Vec::new(), runs: Vec::new(), packets: Vec::new(), forged: 0 })
+    }
+
+    /// Creates buffers without slots, and without memory.
+    pub(super) fn without_memory() -> Self {
+        let batch = RecvBatch::without_memory();
+        Self { batch, opened: Vec::new(), runs: Vec::new(), packets: Vec::new(), forged: 0 }
+    }
+
+    /// Decrypts all data messages in place.
+    pub(super) fn open(&mut self) {
+        let Self { batch, opened, runs, .. } = self;
+        self.forged = runs.iter().map(|run| run.open(&mut opened[run.opened.clone()], batch.buffer_mut())).sum();
+    }
+
+    /// Clears the state of a round. The memory of an unusual number of messages is released.
+    pub(super) fn settle(&mut self) {
+        self.opened.clear();
+        self.opened.shrink_to(IN_MESSAGES);
+        self.runs.clear();
+        self.runs.shrink_to(IN_MESSAGES);
+        self.packets.clear();
+        self.packets.shrink_to(IN_MESSAGES);
+    }
+
+    fn memory(&self) -> usize {
+        self.batch.memory()
+            + self.opened.capacity() * size_of::<Opened>()
+            + self.runs.capacity() * size_of::<OpenedRun>()
+            + self.packets.capacity() * size_of::<Range<usize>>()
+    }
+}
+
+/// Working memory of the inbound thread.
+pub struct Inbound {
+    pub(super) received: Received,
     pub(super) handshakes: HandshakeQueue,
     /// Handshake messages whose senders are to get cookies.
     pub(super) unproven: Vec<QueuedHandshake>,
@@ -280,17 +388,6 @@ impl Inbound {
     }
 }
 
-impl Inbound {
-    /// Clears the state of a round. The memory of an unusual number of messages is released.
-    pub(super) fn settle(&mut self) {
-        self.opened.clear();
-        self.opened.shrink_to(IN_MESSAGES);
-        self.runs.shrink_to(IN_MESSAGES);
-        self.packets.clear();
-        self.packets.shrink_to(IN_MESSAGES);
-    }
-}
-
 impl Default for Inbound {
     fn default() -> Self {
         Self::new()
@@ -301,21 +398,12 @@ impl Buffers for Inbound {
     fn make() -> io::Result<Self> {
         let mut unproven = Vec::new();
         unproven.try_reserve_exact(HANDSHAKES_PER_ROUND)?;
-        Ok(Self {
-            batch: RecvBatch::try_new(IN_SLOTS, MAX_PACKET)?,
-            opened: Vec::new(),
-            runs: Vec::new(),
-            packets: Vec::new(),
-            handshakes: HandshakeQueue::default(),
-            unproven,
-        })
+        let received = Received::with_slots(IN_SLOTS)?;
+        Ok(Self { received, handshakes: HandshakeQueue::default(), unproven })
     }
 
     fn memory(&self) -> usize {
-        self.batch.memory()
-            + self.opened.capacity() * size_of::<Opened>()
-            + self.runs.capacity() * size_of::<OpenedRun>()
-            + self.packets.capacity() * size_of::<Range<usize>>()
+        self.received.memory()
             + (self.handshakes.waiting.capacity() + self.unproven.capacity()) * size_of::<QueuedHandshake>()
     }
 
@@ -344,16 +432,16 @@ mod tests {
         let mut inbound = Inbound::new();
         while inbound.handshakes.push(&[0; INITIATION_LEN], from()) {}
         for _ in 0..IN_MESSAGES {
-            inbound.opened.push(opened());
-            inbound.packets.push(0..0);
+            inbound.received.opened.push(opened());
+            inbound.received.packets.push(0..0);
         }
         // Each in a run of its own: too much to make here.
-        inbound.runs.reserve(IN_MESSAGES);
+        inbound.received.runs.reserve(IN_MESSAGES);
         assert_eq!(inbound.memory(), INBOUND);
         // More goes when the round is over, and the messages of a flood when it is.
-        (0..3 * IN_MESSAGES).for_each(|_| inbound.opened.push(opened()));
+        (0..3 * IN_MESSAGES).for_each(|_| inbound.received.opened.push(opened()));
         assert!(inbound.memory() > INBOUND);
-        inbound.settle();
+        inbound.received.settle();
         assert_eq!(inbound.memory(), INBOUND);
         while inbound.handshakes.pop().is_some() {}
         assert_eq!(inbound.memory(), INBOUND - HANDSHAKE_QUEUE * size_of::<QueuedHandshake>());
@@ -364,24 +452,24 @@ mod tests {
         let space = Workspace::<Inbound>::default();
         assert_eq!(space.memory(), 0);
         for _ in 0..2 {
-            assert!(space.with(|inbound| Ok(inbound.opened.is_empty())).unwrap());
+            assert!(space.with(|inbound| Ok(inbound.received.opened.is_empty())).unwrap());
             assert!(space.memory() > IN_SLOTS * MAX_PACKET);
-            space.trim();
+            space.trim(|| ());
             assert_eq!(space.memory(), 0);
         }
         // What waits is not lost, nor what a round is working in.
         assert!(space.with(|inbound| Ok(inbound.handshakes.push(&[7; INITIATION_LEN], from()))).unwrap());
-        space.trim();
+        space.trim(|| ());
         space
             .with(|inbound| {
-                inbound.opened.push(opened());
-                space.trim();
-                assert_eq!((inbound.opened.len(), inbound.handshakes.pop().unwrap().message()[0]), (1, 7));
+                inbound.received.opened.push(opened());
+                space.trim(|| ());
+                assert_eq!((inbound.received.opened.len(), inbound.handshakes.pop().unwrap().message()[0]), (1, 7));
                 Ok(())
             })
             .unwrap();
         assert!(space.memory() > IN_SLOTS * MAX_PACKET);
-        space.trim();
+        space.trim(|| ());
         assert_eq!(space.memory(), 0);
     }
 }

@@ -12,7 +12,7 @@ use super::{
     news::News,
     packet::Header,
     peer::{Peer, State},
-    pool::{HANDSHAKES_PER_ROUND, Inbound, Opened, OpenedRun, Progress, QueuedHandshake},
+    pool::{HANDSHAKES_PER_ROUND, Inbound, Opened, OpenedRun, Progress, QueuedHandshake, Received},
     read,
     send::Reason,
     staged::StagedMessage,
@@ -44,33 +44,48 @@ impl Device {
     /// # Errors
     /// Currently no error ends a tunnel here.
     pub fn inbound(&self, inbound: &mut Inbound) -> io::Result<usize> {
+        self.inbound_with(inbound, |received| {
+            received.open();
+            self.accept(received);
+        })
+    }
+
+    /// Runs a round of [`inbound`](Self::inbound), in which `pass` opens what was received and has it accepted, now or
+    /// later.
+    pub(super) fn inbound_with(&self, inbound: &mut Inbound, pass: impl FnOnce(&mut Received)) -> io::Result<usize> {
         self.events.wait_for_room();
-        inbound.batch.clear();
-        let received = self.bind.recv(&mut inbound.batch).unwrap_or_else(|error| {
+        inbound.received.batch.clear();
+        let received = self.bind.recv(&mut inbound.received.batch).unwrap_or_else(|error| {
             self.lose_sockets(&error);
             0
         });
         self.notice_sleep();
-        let busy = received == inbound.batch.slots();
+        let busy = received == inbound.received.batch.slots();
         let messages = self.recognize(inbound);
-        let Inbound { batch, opened, runs, .. } = inbound;
-        let forged = runs.iter().map(|run| run.open(&mut opened[run.opened.clone()], batch.buffer_mut())).sum();
-        count(&self.stats.in_not_authentic, forged);
-        for run in &inbound.runs {
-            self.accept_run(run, &mut inbound.opened[run.opened.clone()]);
+        if !inbound.received.runs.is_empty() {
+            pass(&mut inbound.received);
         }
-        self.deliver(inbound);
-        inbound.settle();
         let most = if busy { HANDSHAKES_PER_BUSY_ROUND } else { HANDSHAKES_PER_ROUND };
         let handled = messages + self.handle_handshakes(inbound, most);
         self.tell_events();
         Ok(handled)
     }
 
+    /// Accepts opened messages, and delivers their packets.
+    pub(super) fn accept(&self, received: &mut Received) {
+        count(&self.stats.in_not_authentic, received.forged);
+        let Received { opened, runs, .. } = received;
+        for run in &*runs {
+            self.accept_run(run, &mut opened[run.opened.clone()]);
+        }
+        self.deliver(received);
+        received.settle();
+    }
+
     /// Finds the session of each data message, and queues every handshake message. Returns the number of messages.
     fn recognize(&self, inbound: &mut Inbound) -> usize {
         let now = self.clock.now();
-        let Inbound { batch, opened, runs, handshakes, .. } = inbound;
+        let Inbound { received: Received { batch, opened, runs, .. }, handshakes, .. } = inbound;
         let mut messages = 0;
         let slot_len = batch.slot_len();
         let mut session: Option<(u32, Option<Target>)> = None;
@@ -190,8 +205,8 @@ impl Device {
     }
 
     /// Checks the inner packets, and writes valid ones to the TUN.
-    fn deliver(&self, inbound: &mut Inbound) {
-        let Inbound { batch, opened, runs, packets, .. } = inbound;
+    fn deliver(&self, received: &mut Received) {
+        let Received { batch, opened, runs, packets, .. } = received;
         if packets.try_reserve(opened.len()).is_err() {
             runs.clear();
             return count(&self.stats.in_memory_full, opened.iter().filter(|opened| opened.is_accepted()).count());

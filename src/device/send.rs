@@ -2,7 +2,6 @@
 
 use std::{
     io,
-    ops::Range,
     sync::{Arc, MutexGuard},
 };
 
@@ -12,8 +11,8 @@ use super::{
     lock,
     loops::Carried,
     packet::Header,
-    peer::{MAX_STAGED, Peer, State},
-    pool::{Outbound, Run},
+    peer::{Peer, State},
+    pool::{Assigned, OUT_PACKETS, Outbound, Run, Staged},
     read,
     staged::{StagedMessage, size_of_staged},
     stats::count,
@@ -28,7 +27,7 @@ use crate::{
     },
     reserve,
     time::Instant,
-    tun::{HEADROOM, Slot},
+    tun::Slot,
 };
 
 /// The reason to begin a handshake.
@@ -38,6 +37,15 @@ pub(super) enum Reason {
     Fresh,
     /// The last initiation was not answered.
     Retry,
+}
+
+/// Where packets are sealed and sent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// At once, by the thread that has read them.
+    Alone,
+    /// In the ring of jobs, by any thread.
+    Ring,
 }
 
 /// The number of unanswered initiations after which the next one is the third retry, and a port that may be dead is
@@ -54,8 +62,8 @@ struct Transmits<'a, 'd> {
     session: &'d Session,
     waiting: [Transmit<'a>; MAX_TRANSMITS],
     len: usize,
-    /// Whether some were already sent.
-    has_begun: bool,
+    /// Whether the session was taken some time ago: others were already sent, or the packets were in the ring.
+    is_late: bool,
     /// The number of packets that the system accepted, without keepalives.
     packets: usize,
 }
@@ -63,7 +71,7 @@ struct Transmits<'a, 'd> {
 impl<'a, 'd> Transmits<'a, 'd> {
     fn new(device: &'d Device, peer: &'d Arc<Peer>, session: &'d Session, to: Endpoint) -> Self {
         let none = Transmit { to, contents: &[], segment_size: 0, tos: 0 };
-        Self { device, peer, session, waiting: [none; MAX_TRANSMITS], len: 0, has_begun: false, packets: 0 }
+        Self { device, peer, session, waiting: [none; MAX_TRANSMITS], len: 0, is_late: false, packets: 0 }
     }
 
     fn push(&mut self, contents: &'a [u8], segment_size: usize, tos: u8) {
@@ -74,13 +82,20 @@ impl<'a, 'd> Transmits<'a, 'd> {
         }
     }
 
+    fn push_staged(&mut self, staged: &'a Staged) {
+        for (message, tos) in staged.messages.iter().zip(staged.tos) {
+            self.push(message, message.len(), tos);
+        }
+    }
+
     fn flush(&mut self) {
         let batch = &mut self.waiting[..std::mem::take(&mut self.len)];
         if batch.is_empty() {
             return;
         }
-        // Sending may have taken long, if an app does it: the session may have expired by now.
-        if std::mem::replace(&mut self.has_begun, true) && !self.session.may_send(self.device.clock.now()) {
+        // Sending may have taken long, if an app does it: the session may have expired by now. Or it was forgotten,
+        // with the peer perhaps, while the packets were in the ring.
+        if std::mem::replace(&mut self.is_late, true) && !self.session.may_send(self.device.clock.now()) {
             let datagrams = batch.iter().map(Transmit::datagrams).sum();
             return count(&self.device.stats.out_send_failed, datagrams);
         }
@@ -127,27 +142,6 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// A run of packets with what they are sealed and sent with.
-struct Assigned {
-    peer: Arc<Peer>,
-    session: Arc<Session>,
-    to: Endpoint,
-    /// The counter of the first packet.
-    first: u64,
-    slots: Range<usize>,
-    /// The time of the assignment, which is not after that of sending.
-    at: Instant,
-}
-
-impl Assigned {
-    /// Seals the packets in place.
-    fn seal(&self, slots: &[Slot], bytes: &mut [u8]) {
-        for (counter, slot) in (self.first..).zip(&slots[self.slots.clone()]) {
-            self.session.seal(counter, &mut bytes[slot.message()]);
-        }
-    }
-}
-
 impl Device {
     /// Reads packets from the TUN and sends them to their peers, as far as possible without waiting. Returns how many
     /// were read; 0 if there is nothing to do now.
@@ -162,13 +156,34 @@ impl Device {
         }
         let (slots, bytes) = out.arena.parts_mut();
         for run in out.runs.drain(..) {
-            if let Some(assigned) = self.assign(run, slots, bytes) {
+            if let Some(mut assigned) = self.assign(run, slots, bytes, Way::Alone) {
                 assigned.seal(slots, bytes);
-                self.send_assigned(&assigned, slots, &out.tos, bytes);
+                self.send_assigned(&assigned, slots, &out.tos, bytes, Way::Alone);
             }
         }
         self.tell_events();
         Ok(n)
+    }
+
+    /// Reads packets, and takes what they are sealed and sent with. Returns how many were read.
+    pub(super) fn fill(&self, out: &mut Outbound) -> io::Result<usize> {
+        self.events.wait_for_room();
+        out.assigned.try_reserve_exact(OUT_PACKETS)?;
+        let n = self.read_and_route(out)?;
+        let Outbound { arena, runs, assigned, .. } = out;
+        let (slots, bytes) = arena.parts_mut();
+        assigned.extend(runs.drain(..).filter_map(|run| self.assign(run, slots, bytes, Way::Ring)));
+        Ok(n)
+    }
+
+    /// Sends what was [filled](Self::fill) and sealed.
+    pub(super) fn send_filled(&self, out: &mut Outbound) {
+        let Outbound { arena, tos, assigned, .. } = out;
+        let (slots, bytes) = arena.parts_mut();
+        for run in assigned.drain(..) {
+            self.send_assigned(&run, slots, tos, bytes, Way::Ring);
+            self.leave_ring(&run.peer);
+        }
     }
 
     /// Reads packets, and finds the peer of each. Returns how many were read.
@@ -227,7 +242,7 @@ impl Device {
 
     /// Takes what a run of packets is sealed and sent with, under one lock of the peer. Without a session the packets
     /// are staged.
-    fn assign(&self, run: Run, slots: &[Slot], bytes: &[u8]) -> Option<Assigned> {
+    fn assign(&self, run: Run, slots: &[Slot], bytes: &[u8], way: Way) -> Option<Assigned> {
         let (peer, slots, now) = (run.peer, &slots[run.slots.clone()], self.clock.now());
         let mut state = lock(&peer.state);
         if !state.timers.is_running() {
@@ -240,9 +255,11 @@ impl Device {
             self.answer_unreachable(&mut slots.iter().map(|slot| &bytes[slot.start..slot.start + slot.len]));
             return None;
         }
-        // Staged packets are sent first.
-        let to = state.location.endpoint().filter(|_| !state.must_wait());
-        let ready = to.and_then(|to| Some((to, state.begin_sending(slots.len(), now)?)));
+        // Staged packets are sent first. Those that wait because of packets in the ring go ahead of these.
+        let carries = way == Way::Ring && state.in_ring > 0 && !state.is_sending_staged;
+        let before = if carries { state.staged().len() } else { 0 };
+        let to = state.location.endpoint().filter(|_| carries || !state.must_wait());
+        let ready = to.and_then(|to| Some((to, state.begin_sending(before + slots.len(), now)?)));
         let Some((to, (session, first))) = ready else {
             for slot in slots {
                 self.stage(&peer, &mut state, &bytes[slot.message()]);
@@ -252,13 +269,19 @@ impl Device {
             self.send_staged(&peer);
             return None;
         };
+        let staged = (before > 0).then(|| Box::new(Staged::new(state.take_staged())));
+        state.in_ring += u32::from(way == Way::Ring);
         drop(state);
-        Some(Assigned { peer, session, to, first, slots: run.slots, at: now })
+        Some(Assigned { peer, session, to, first, slots: run.slots, at: now, staged })
     }
 
     /// Sends the sealed packets of a run.
-    fn send_assigned(&self, run: &Assigned, slots: &[Slot], tos: &[u8], bytes: &[u8]) {
+    fn send_assigned(&self, run: &Assigned, slots: &[Slot], tos: &[u8], bytes: &[u8], way: Way) {
         let mut transmits = Transmits::new(self, &run.peer, &run.session, run.to);
+        transmits.is_late = way == Way::Ring;
+        if let Some(staged) = &run.staged {
+            transmits.push_staged(staged);
+        }
         let mut rest = (&slots[run.slots.clone()], &tos[run.slots.clone()]);
         while let Some(n) = equal_run(rest.0, rest.1) {
             let (first, last) = (rest.0[0], rest.0[n - 1]);
@@ -267,6 +290,18 @@ impl Device {
         }
         transmits.flush();
         self.after_sending(&run.peer, &run.session, transmits.packets, run.at);
+    }
+
+    /// Reports that a run of this peer has been sent. Staged packets that waited for the last one follow it.
+    fn leave_ring(&self, peer: &Arc<Peer>) {
+        let is_left = {
+            let mut state = lock(&peer.state);
+            state.in_ring -= 1;
+            state.in_ring == 0 && state.has_staged()
+        };
+        if is_left {
+            self.send_staged(peer);
+        }
     }
 
     /// Stages a packet, and drops the oldest one if there are too many; or one of a peer that holds more, if the common
@@ -328,25 +363,25 @@ impl Device {
                 self.want_address(peer);
                 return false;
             };
+            if state.in_ring > 0 && state.has_session(now) {
+                // They go ahead of the peer's next packets in the ring, or follow the last.
+                turn.end_with(&mut state);
+                return false;
+            }
             let ready = state.begin_sending_staged(now);
             if ready.is_none() {
                 turn.end_with(&mut state);
             }
             ready.map(|ready| (ready, endpoint))
         };
-        let Some(((mut staged, session, first), endpoint)) = ready else {
+        let Some(((messages, session, first), endpoint)) = ready else {
             self.initiate(peer, Reason::Fresh);
             return false;
         };
-        let mut tos = [0; MAX_STAGED];
-        for ((counter, message), tos) in (first..).zip(&mut staged).zip(&mut tos) {
-            *tos = Header::parse(&message[HEADROOM..]).map_or(0, |h| h.outer_tos());
-            session.seal(counter, message);
-        }
+        let mut staged = Staged::new(messages);
+        staged.seal(&session, first);
         let mut transmits = Transmits::new(self, peer, &session, endpoint);
-        for (message, tos) in staged.iter().zip(tos) {
-            transmits.push(message, message.len(), tos);
-        }
+        transmits.push_staged(&staged);
         transmits.flush();
         self.after_sending(peer, &session, transmits.packets, now);
         true

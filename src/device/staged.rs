@@ -45,6 +45,13 @@ impl Budget {
         self.left.fetch_add(signed(bytes), Ordering::Relaxed);
     }
 
+    /// Removes these bytes, if as many remain.
+    pub(super) fn take(&self, bytes: usize) -> bool {
+        let take = |left: isize| (left / 2 >= signed(bytes)).then(|| left.saturating_sub(signed(bytes)));
+        #[allow(deprecated, reason = "Rust 1.89 does not have its new name, try_update")]
+        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+    }
+
     /// Removes these bytes.
     pub(super) fn shrink(&self, bytes: usize) {
         self.left.fetch_sub(signed(bytes), Ordering::Relaxed);

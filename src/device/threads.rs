@@ -1,4 +1,4 @@
-//! The work of a tunnel's two threads, and which of them serves the TUN.
+//! The work of a tunnel's two threads, which of them serves the TUN, and when workers help them.
 //!
 //! `wg-tunnel` serves the sockets and the timers, and the TUN as well as long as one thread keeps up: an immediate
 //! reply of the system, or sporadic traffic of an app, then costs one wake-up and not two. Under load in both
@@ -15,24 +15,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Device, Inbound, MemoryUsage, Options, Outbound, lock, pool::Workspace};
+use super::{
+    Device, Inbound, MemoryUsage, Options, Outbound,
+    load::{Idle, Load, QUIET, Spent, WINDOW, Window},
+    lock,
+    pool::Workspace,
+    workers::Workers,
+};
 use crate::{
     bind::{Bind, Woken},
     key::wipe_below,
     sync,
     tun::Tun,
 };
-
-/// How long the threads are observed before the TUN is handed over: long compared to a handover (about 50 us), short
-/// compared to what a user notices.
-const WINDOW: Duration = Duration::from_millis(20);
-
-/// After a sleep of this length a single packet is a request or a reply, and none is expected behind it. Under load a
-/// thread sleeps for less, if at all, and each sleep that another look would have spared costs more than the look.
-const QUIET: Duration = Duration::from_micros(30);
-
-/// The number of rounds of `wg-tunnel` between two readings of the clock.
-const ROUNDS: u32 = 32;
 
 /// The number of rounds under constant reception between two checks of the bind's other event sources, such as changes
 /// of the routes.
@@ -80,10 +75,13 @@ pub(super) struct Threads {
     inbound: Workspace<Inbound>,
     /// The idle time of `wg-tunnel`.
     idle: Mutex<Idle>,
+    /// `None` if there are to be none.
+    workers: Option<Workers>,
 }
 
 impl Threads {
     pub(super) fn new(tun: Arc<dyn Tun>, bind: Arc<dyn Bind>, options: Options) -> Self {
+        let workers = Workers::of(options.workers);
         let device = Device::new(tun.clone(), bind.clone(), options);
         device.resolve_on_a_thread();
         Self {
@@ -96,6 +94,7 @@ impl Threads {
             outbound: Workspace::default(),
             inbound: Workspace::default(),
             idle: Mutex::default(),
+            workers,
         }
     }
 
@@ -109,11 +108,14 @@ impl Threads {
         self.outbound.with(|_| Ok(()))
     }
 
-    /// Makes both threads return. Returns false if that was requested before.
+    /// Makes all threads return. Returns false if that was requested before.
     pub(super) fn stop(&self) -> bool {
         let first = !self.stopping.swap(true, Ordering::AcqRel);
         self.tun.wake();
         self.bind.wake();
+        if let Some(workers) = &self.workers {
+            workers.stop();
+        }
         // Locked, so that it does not come between another thread's check of `stopping` and its sleep.
         let _server = lock(&self.server);
         self.server_changed.notify_all();
@@ -124,20 +126,48 @@ impl Threads {
     pub(super) fn memory_usage(&self) -> MemoryUsage {
         let mut usage = self.device.memory_usage();
         usage.buffers += self.outbound.memory() + self.inbound.memory();
+        usage.buffers += self.workers.as_ref().map_or(0, Workers::memory);
         usage
     }
 
     /// Releases unused memory.
     pub(super) fn trim(&self) {
         self.device.trim();
-        self.outbound.trim();
-        self.inbound.trim();
+        let (workers, budget) = (self.workers.as_ref(), &self.device.budget);
+        self.outbound.trim(|| workers.into_iter().for_each(|workers| workers.out.trim(budget)));
+        self.inbound.trim(|| workers.into_iter().for_each(|workers| workers.inbound.trim(budget)));
     }
 
-    /// Runs `wg-tunnel`.
-    pub(super) fn tunnel(&self) -> io::Result<()> {
+    /// Returns the number of workers to be started when there is a load.
+    pub(super) fn workers(&self) -> usize {
+        self.workers.as_ref().map_or(0, Workers::number)
+    }
+
+    /// Makes workers help whatever the load.
+    #[cfg(feature = "test-util")]
+    pub(super) fn always_use_workers(&self) {
+        if let Some(workers) = &self.workers {
+            workers.always();
+        }
+    }
+
+    /// Runs a worker, `wg-worker`.
+    pub(super) fn worker(&self) {
+        if let Some(workers) = &self.workers {
+            workers.run(&self.device);
+        }
+    }
+
+    /// Runs `wg-tunnel`, which calls `start_workers` when they are first needed.
+    pub(super) fn tunnel(&self, start_workers: &dyn Fn()) -> io::Result<()> {
         let mut serves_tun = false;
-        let result = self.serve(&mut serves_tun);
+        let result = self.serve(&mut serves_tun, start_workers);
+        if let Some(workers) = &self.workers {
+            workers.inbound.finish(&self.device);
+        }
+        if serves_tun {
+            self.finish_outbound();
+        }
         if serves_tun && let Err(err) = self.deregister_tun() {
             // The program may use its TUN again.
             tracing::debug!(%err, "the interface stays in the poll of the sockets");
@@ -146,8 +176,8 @@ impl Threads {
     }
 
     /// Serves the sockets and the timers, and the TUN while `serves_tun` is set.
-    fn serve(&self, serves_tun: &mut bool) -> io::Result<()> {
-        let mut load = Load::new();
+    fn serve(&self, serves_tun: &mut bool, start_workers: &dyn Fn()) -> io::Result<()> {
+        let mut load = self.new_load();
         let (mut rounds, mut rounds_since_wait) = (0, 0);
         // Whether there may be more.
         let (mut datagrams, mut packets) = (true, true);
@@ -159,13 +189,18 @@ impl Threads {
             let sent = if reads { self.serve_tun(&mut rounds, load.is_quiet)? } else { Round::default() };
             self.device.run_timers();
             (datagrams, packets) = (received.more, sent.more);
-            if *serves_tun && load.is_too_much(received.moved, sent.moved) {
+            let window = self.record(&mut load, received, sent);
+            if let Some(window) = &window {
+                self.employ(&window.spent, [*serves_tun, true], start_workers);
+            }
+            if *serves_tun && window.is_some_and(|window| window.is_too_much()) {
                 self.hand_over(Server::Tunnel, Server::Outbound { for_good: false });
             } else if !datagrams || rounds_since_wait == BIND_ROUNDS {
                 rounds_since_wait = 0;
                 // Also while the TUN is busy, or else it could keep the sockets waiting.
                 let busy = datagrams || packets;
-                let woken = if busy { self.bind.wait(Some(Duration::ZERO)) } else { self.sleep(&mut load) }?;
+                let woken =
+                    if busy { self.bind.wait(Some(Duration::ZERO)) } else { self.sleep(&mut load, *serves_tun) }?;
                 datagrams |= woken.own;
                 if *serves_tun && woken.registered[1] {
                     self.tun.wait(Some(Duration::ZERO))?;
@@ -185,6 +220,8 @@ impl Threads {
             return Ok(false);
         }
         if !should_serve_tun {
+            // Before a pause: what is left would keep the keys of its sessions.
+            self.finish_outbound();
             self.deregister_tun()?;
             *serves_tun = false;
             return Ok(false);
@@ -196,10 +233,12 @@ impl Threads {
         Ok(*serves_tun)
     }
 
-    /// Runs `wg-outbound`.
-    pub(super) fn outbound(&self) -> io::Result<()> {
+    /// Runs `wg-outbound`, which calls `start_workers` when they are first needed.
+    pub(super) fn outbound(&self, start_workers: &dyn Fn()) -> io::Result<()> {
         while let Some(for_good) = self.wait_for_tun() {
-            self.serve_tun_alone(for_good)?;
+            let result = self.serve_tun_alone(for_good, start_workers);
+            self.finish_outbound();
+            result?;
             // After a pause, too, `wg-tunnel` first tests whether it can wait for the TUN.
             self.hand_over(Server::Outbound { for_good }, Server::Tunnel);
             self.bind.wake();
@@ -222,21 +261,27 @@ impl Threads {
     }
 
     /// Returns when the tunnel is stopped or paused, or (unless `for_good`) when one thread could do the work of both.
-    fn serve_tun_alone(&self, for_good: bool) -> io::Result<()> {
+    fn serve_tun_alone(&self, for_good: bool, start_workers: &dyn Fn()) -> io::Result<()> {
+        let mut load = self.new_load();
         let mut began = Instant::now();
         let mut theirs = lock(&self.idle).total(began);
         let mut ours = Duration::ZERO;
         let mut rounds = 0;
         while !self.is_stopping() && self.serves(Server::Outbound { for_good }) {
-            if self.serve_tun(&mut rounds, false)?.more {
-                continue;
+            let sent = self.serve_tun(&mut rounds, false)?;
+            if let Some(window) = self.record(&mut load, Round::default(), sent) {
+                self.employ(&window.spent, [true, false], start_workers);
             }
-            if for_good {
-                wipe_below();
-                self.tun.wait(None)?;
+            if sent.more {
                 continue;
             }
             let now = Instant::now();
+            if for_good {
+                wipe_below();
+                self.tun.wait(None)?;
+                self.has_slept(&mut load, now.elapsed(), [true, false]);
+                continue;
+            }
             let passed = now - began;
             if passed >= WINDOW {
                 let total = lock(&self.idle).total(now);
@@ -248,7 +293,9 @@ impl Threads {
             }
             wipe_below();
             self.tun.wait(Some(WINDOW))?;
-            ours += now.elapsed();
+            let slept = now.elapsed();
+            ours += slept;
+            self.has_slept(&mut load, slept, [true, false]);
         }
         Ok(())
     }
@@ -256,8 +303,15 @@ impl Threads {
     /// Runs one round from UDP to the TUN.
     fn receive(&self, is_quiet: bool) -> io::Result<Round> {
         go_on(self.inbound.with(|buffers| {
-            let moved = self.device.inbound(buffers)?;
-            Ok(Round::new(moved, is_quiet && self.bind.is_drained() && buffers.handshakes.is_empty()))
+            let moved = self.inbound_round(buffers)?;
+            let round = Round::new(moved, is_quiet && self.bind.is_drained() && buffers.handshakes.is_empty());
+            if !round.more
+                && let Some(workers) = &self.workers
+            {
+                // It may be a while until the next round.
+                workers.inbound.help_out(&self.device);
+            }
+            Ok(round)
         }))
     }
 
@@ -269,13 +323,82 @@ impl Threads {
         }
         self.device.handle_tun_events();
         go_on(self.outbound.with(|buffers| {
-            let moved = self.device.outbound(buffers)?;
-            Ok(Round::new(moved, is_quiet && self.tun.is_drained()))
+            let moved = self.outbound_round(buffers)?;
+            let round = Round::new(moved, is_quiet && self.tun.is_drained());
+            if !round.more
+                && let Some(workers) = &self.workers
+            {
+                workers.out.help_out(&self.device);
+            }
+            Ok(round)
         }))
     }
 
+    /// Does what [`Device::outbound`] does, with the help of workers if there is too much to do.
+    fn outbound_round(&self, out: &mut Outbound) -> io::Result<usize> {
+        let (device, Some(workers)) = (&self.device, &self.workers) else { return self.device.outbound(out) };
+        if !workers.out.begin(workers, device, out) {
+            return device.outbound(out);
+        }
+        let filled = device.fill(out);
+        match filled {
+            Ok(0) => {}
+            Ok(_) => workers.out.pass(workers, device, out)?,
+            // The last packets of a TUN that has ended.
+            Err(_) => workers.out.finish(device),
+        }
+        filled
+    }
+
+    /// Does what [`Device::inbound`] does, with the help of workers if there is too much to do.
+    fn inbound_round(&self, inbound: &mut Inbound) -> io::Result<usize> {
+        let (device, Some(workers)) = (&self.device, &self.workers) else { return self.device.inbound(inbound) };
+        if !workers.inbound.begin(workers, device, &mut inbound.received) {
+            return device.inbound(inbound);
+        }
+        let mut passed = Ok(());
+        let handled =
+            device.inbound_with(inbound, |received| passed = workers.inbound.pass(workers, device, received))?;
+        passed.map(|()| handled)
+    }
+
+    /// Finishes all outbound jobs; to be called on the thread that serves the TUN, when it leaves it.
+    fn finish_outbound(&self) {
+        if let Some(workers) = &self.workers {
+            workers.out.finish(&self.device);
+        }
+    }
+
+    /// Decides whether workers help in the directions that this thread serves, outbound and inbound.
+    fn employ(&self, spent: &Spent, directions: [bool; 2], start_workers: &dyn Fn()) {
+        if self.workers.as_ref().is_some_and(|workers| workers.judge(spent, directions)) {
+            start_workers();
+        }
+    }
+
+    /// Records the sleep of a thread. After a long one its directions need no help.
+    fn has_slept(&self, load: &mut Load, slept: Duration, directions: [bool; 2]) {
+        load.slept += slept;
+        if slept >= WINDOW {
+            self.employ(&Spent { passed: slept, slept, worked: Duration::ZERO }, directions, &|| ());
+        }
+    }
+
+    fn new_load(&self) -> Load {
+        Load::new(self.worked())
+    }
+
+    fn record(&self, load: &mut Load, received: Round, sent: Round) -> Option<Window> {
+        load.record(received.moved, sent.moved, || self.worked())
+    }
+
+    /// Returns the time that workers have worked.
+    pub(super) fn worked(&self) -> Duration {
+        self.workers.as_ref().map_or(Duration::ZERO, Workers::worked)
+    }
+
     /// Waits on `wg-tunnel` for a reason to continue.
-    fn sleep(&self, load: &mut Load) -> io::Result<Woken> {
+    fn sleep(&self, load: &mut Load, serves_tun: bool) -> io::Result<Woken> {
         let timeout = self.device.next_deadline().map(|at| at.since(self.device.clock.now()));
         let began = Instant::now();
         lock(&self.idle).since = Some(began);
@@ -286,7 +409,7 @@ impl Threads {
         idle.since = None;
         idle.before += slept;
         drop(idle);
-        load.slept += slept;
+        self.has_slept(load, slept, [serves_tun, true]);
         load.is_quiet = slept >= QUIET;
         woken
     }
@@ -326,54 +449,5 @@ fn go_on(done: io::Result<Round>) -> io::Result<Round> {
             Ok(Round { moved: 1, more: true })
         }
         done => done,
-    }
-}
-
-/// The time that a thread has slept.
-#[derive(Default)]
-struct Idle {
-    before: Duration,
-    /// The start of its sleep; `None` while it is awake.
-    since: Option<Instant>,
-}
-
-impl Idle {
-    fn total(&self, now: Instant) -> Duration {
-        self.before + self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
-    }
-}
-
-/// The recent load of `wg-tunnel`.
-struct Load {
-    began: Instant,
-    rounds: u32,
-    slept: Duration,
-    received: usize,
-    sent: usize,
-    /// Whether the last sleep was not a short one.
-    is_quiet: bool,
-}
-
-impl Load {
-    fn new() -> Self {
-        Self { began: Instant::now(), rounds: 0, slept: Duration::ZERO, received: 0, sent: 0, is_quiet: true }
-    }
-
-    /// Records a round. Returns whether the thread hardly sleeps any more, and a second one would help, that is,
-    /// whether at least a fifth of the packets go in each direction.
-    fn is_too_much(&mut self, received: usize, sent: usize) -> bool {
-        self.rounds += 1;
-        self.received += received;
-        self.sent += sent;
-        if !self.rounds.is_multiple_of(ROUNDS) {
-            return false;
-        }
-        let passed = self.began.elapsed();
-        if passed < WINDOW {
-            return false;
-        }
-        let next = Self { is_quiet: self.is_quiet, ..Self::new() };
-        let last = std::mem::replace(self, next);
-        last.slept < passed / 20 && last.received.min(last.sent) > (last.received + last.sent) / 5
     }
 }

@@ -50,13 +50,16 @@ use crate::{
 /// ```
 pub struct Tunnel {
     shared: Arc<Shared>,
-    /// The owner of the tunnel's threads. They never take `handles`: a thread that waits for them holds it.
-    owner: Owner,
+    /// The threads other than workers never take it: a thread that waits for them holds it.
     handles: Mutex<Vec<JoinHandle<()>>>,
 }
 
 struct Shared {
     threads: Threads,
+    /// The owner of the tunnel's threads.
+    owner: Owner,
+    /// The workers, which the other threads start. They are waited for after those.
+    workers: Mutex<Vec<JoinHandle<()>>>,
     /// The reason for the tunnel's end; set once.
     ended: Mutex<Option<EndReason>>,
     ended_changed: Condvar,
@@ -87,11 +90,13 @@ impl Tunnel {
         let threads = Threads::new(tun, bind, options);
         let shared = Arc::new(Shared {
             threads,
+            owner: Owner::unique(),
+            workers: Mutex::default(),
             ended: Mutex::default(),
             ended_changed: Condvar::new(),
             leaving: AtomicBool::new(false),
         });
-        let tunnel = Self { shared, owner: Owner::unique(), handles: Mutex::default() };
+        let tunnel = Self { shared, handles: Mutex::default() };
         prepare(tunnel.device())?;
         tunnel.shared.threads.make_buffers().map_err(|e| Error::io("cannot start a tunnel", e))?;
         tunnel.spawn("wg-outbound", Threads::outbound)?;
@@ -99,16 +104,8 @@ impl Tunnel {
         Ok(tunnel)
     }
 
-    fn spawn(&self, name: &str, body: fn(&Threads) -> io::Result<()>) -> Result<()> {
-        let shared = self.shared.clone();
-        let thread = thread::spawn(name, self.owner, move || {
-            let reason = match catch_unwind(AssertUnwindSafe(|| body(&shared.threads))) {
-                Ok(Ok(())) => return,
-                Ok(Err(error)) => error.into(),
-                Err(_) => EndReason::Panicked,
-            };
-            shared.end(reason);
-        });
+    fn spawn(&self, name: &str, body: fn(&Threads, &dyn Fn()) -> io::Result<()>) -> Result<()> {
+        let thread = self.shared.spawn(name, move |shared| body(&shared.threads, &|| shared.start_workers()));
         let thread =
             thread.map_err(|e| Error::new(ErrorKind::Resources, format!("cannot start the thread {name}: {e}")))?;
         lock(&self.handles).push(thread);
@@ -189,6 +186,20 @@ impl Tunnel {
         self.shared.threads.trim();
     }
 
+    /// Makes workers help whatever the load, for tests of what happens then. Only with the feature `test-util`.
+    #[cfg(feature = "test-util")]
+    pub fn always_use_workers(&self) {
+        self.shared.threads.always_use_workers();
+        self.shared.start_workers();
+    }
+
+    /// Returns the time that workers have worked, for tests that they do. Only with the feature `test-util`.
+    #[cfg(feature = "test-util")]
+    #[must_use]
+    pub fn workers_worked(&self) -> Duration {
+        self.shared.threads.worked()
+    }
+
     /// Stops all traffic without ending the tunnel: the sockets are closed, the sessions forgotten, and neither the TUN
     /// nor a timer wakes a thread, until [`resume`](Self::resume). The configuration may be changed during the pause.
     /// Idempotent.
@@ -198,7 +209,7 @@ impl Tunnel {
     pub fn pause(&self) {
         self.device().transition().pause();
         // One of the tunnel's threads may be inside a call, and would wait for itself.
-        if !self.owner.is_current() {
+        if !self.shared.owner.is_current() {
             self.device().in_flight.wait();
         }
     }
@@ -242,7 +253,7 @@ impl Tunnel {
     pub fn stop_with_tun(&self, close: impl FnOnce(), patience: Duration) -> Result<()> {
         self.shared.leaving.store(true, Ordering::Relaxed);
         close();
-        if !self.owner.is_current() {
+        if !self.shared.owner.is_current() {
             let ended = lock(&self.shared.ended);
             let is_running = |ended: &mut Option<EndReason>| ended.is_none();
             drop(sync::wait_timeout_while(&self.shared.ended_changed, ended, patience, is_running));
@@ -255,13 +266,15 @@ impl Tunnel {
     /// # Errors
     /// `Busy` on one of the tunnel's own threads, which cannot wait for itself.
     pub fn stop(&self) -> Result<()> {
-        if self.owner.is_current() || self.device().is_resolver_thread() {
+        if self.shared.owner.is_current() || self.device().is_resolver_thread() {
             return Err(Error::new(ErrorKind::Busy, "a tunnel cannot be stopped from one of its own threads"));
         }
         self.shared.stop(EndReason::Stopped);
-        for thread in lock(&self.handles).drain(..) {
-            // A panic was caught in the thread.
-            let _ = thread.join();
+        for threads in [&self.handles, &self.shared.workers] {
+            for thread in lock(threads).drain(..) {
+                // A panic was caught in the thread.
+                let _ = thread.join();
+            }
         }
         self.device().down();
         self.device().stop_resolving();
@@ -285,7 +298,42 @@ impl Drop for Tunnel {
 }
 
 impl Shared {
-    /// Makes both threads return. Returns whether they were running.
+    /// Starts a thread. If it fails, the tunnel ends.
+    fn spawn(
+        self: &Arc<Self>,
+        name: &str,
+        body: impl FnOnce(&Arc<Self>) -> io::Result<()> + Send + 'static,
+    ) -> io::Result<JoinHandle<()>> {
+        let shared = self.clone();
+        thread::spawn(name, self.owner, move || {
+            let reason = match catch_unwind(AssertUnwindSafe(|| body(&shared))) {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => error.into(),
+                Err(_) => EndReason::Panicked,
+            };
+            shared.end(reason);
+        })
+    }
+
+    /// Starts the workers, unless they were started before. Without them, or with fewer, the tunnel is only slower.
+    fn start_workers(self: &Arc<Self>) {
+        let mut workers = lock(&self.workers);
+        if !workers.is_empty() {
+            return;
+        }
+        for _ in 0..self.threads.workers() {
+            let worker = self.spawn("wg-worker", |shared| {
+                shared.threads.worker();
+                Ok(())
+            });
+            match worker {
+                Ok(worker) => workers.push(worker),
+                Err(error) => return tracing::debug!(%error, "a worker cannot be started"),
+            }
+        }
+    }
+
+    /// Makes all threads return. Returns whether they were running.
     fn stop(&self, reason: EndReason) -> bool {
         let first = self.threads.stop();
         self.threads.device.events.stop_waiting();

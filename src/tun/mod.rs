@@ -126,6 +126,11 @@ impl PacketArena {
         Ok(Self { buffer: zeroed(bytes)?, used: 0, slots, max_slots, mtu: 0, pad })
     }
 
+    /// Creates an arena that has no room, and no memory.
+    pub(crate) fn without_memory(pad: fn(len: usize, mtu: usize) -> usize) -> Self {
+        Self { buffer: Box::default(), used: 0, slots: Vec::new(), max_slots: 0, mtu: 0, pad }
+    }
+
     /// Empties the arena; packets pushed from now on are padded for `mtu`.
     pub fn clear(&mut self, mtu: u16) {
         self.used = 0;

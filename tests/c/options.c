@@ -70,6 +70,18 @@ static void fields(void) {
   options.tun_fd = fd;
   options.memory_limit = WG_MEMORY_MIN;
   check_works(&options);
+  options.tun_fd = fd;
+
+  options.workers = WG_WORKERS_MAX + 1;
+  check_refused(&options, WG_ERR_INVALID, "workers is 9");
+  options.workers = WG_WORKERS_NONE;
+  options.reserved = 1;
+  check_refused(&options, WG_ERR_INVALID, "reserved is 1");
+  options.reserved = 0;
+  check_works(&options);
+  options.tun_fd = fd;
+  options.workers = WG_WORKERS_MAX;
+  check_works(&options);
 }
 
 /* The MTU is the one of padding: a packet that fills it is not padded beyond it. */

@@ -44,7 +44,7 @@ pub use self::{
     },
     tunnel::{
         WG_CONFIG_LEN_MAX, WG_MEMORY_DEFAULT, WG_MEMORY_MAX, WG_MEMORY_MIN, WG_MTU_DEFAULT, WG_MTU_MAX, WG_MTU_MIN,
-        WG_PEERS_DEFAULT, WG_PEERS_MAX,
+        WG_PEERS_DEFAULT, WG_PEERS_MAX, WG_WORKERS_MAX, WG_WORKERS_NONE,
     },
     types::{
         custom_io::*,

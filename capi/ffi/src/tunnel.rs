@@ -76,6 +76,16 @@ pub const WG_PEERS_MAX: u32 = 16_777_216;
 /// Since: 0.1.0
 pub const WG_PEERS_DEFAULT: u32 = 65_536;
 
+/// The largest `workers`.
+///
+/// Since: 0.1.0
+pub const WG_WORKERS_MAX: u32 = 8;
+
+/// The `workers` of a tunnel that only its own threads work for.
+///
+/// Since: 0.1.0
+pub const WG_WORKERS_NONE: u32 = 4_294_967_295;
+
 /// The largest size of a configuration, in bytes: 1024 for each of WG_PEERS_DEFAULT peers, or of `max_peers` if that is
 /// more.
 ///
@@ -87,6 +97,7 @@ const _: () = assert!(FIXED_MEMORY + device::MAX_STAGED * (1500 + device::STAGED
 
 // The constants above are literals for the header's sake.
 const _: () = assert!(WG_MEMORY_DEFAULT == DEFAULT_MEMORY && WG_PEERS_DEFAULT as usize == DEFAULT_MAX_PEERS);
+const _: () = assert!(WG_WORKERS_MAX as usize == device::MAX_WORKERS);
 const _: () = assert!(WG_MTU_DEFAULT == DEFAULT_MTU as u32);
 const _: () = assert!(WG_CONFIG_LEN_MAX == Limits::for_peers(DEFAULT_MAX_PEERS).bytes);
 
@@ -223,6 +234,7 @@ struct Settings {
     mtu: u16,
     max_peers: usize,
     memory: usize,
+    workers: Option<usize>,
 }
 
 impl Settings {
@@ -240,8 +252,18 @@ impl Settings {
                 return Err(Error::invalid(text));
             }
         };
+        let workers = match options.workers {
+            0 => None,
+            WG_WORKERS_NONE => Some(0),
+            workers if workers <= WG_WORKERS_MAX => Some(workers as usize),
+            workers => return Err(Error::invalid(format!("workers is {workers}, more than {WG_WORKERS_MAX}"))),
+        };
+        if options.reserved != 0 {
+            return Err(Error::invalid(format!("reserved is {}, not 0", options.reserved)));
+        }
         check_flags(options.flags, WG_OPTIONS_QUEUE_EVENTS as u32)?;
-        Ok(Self { takes_fd: takes(options.fd_ownership)?, mtu: mtu_or_default(options.mtu)?, max_peers, memory })
+        let (takes_fd, mtu) = (takes(options.fd_ownership)?, mtu_or_default(options.mtu)?);
+        Ok(Self { takes_fd, mtu, max_peers, memory, workers })
     }
 }
 
@@ -319,6 +341,7 @@ fn launch(
     let options = Options {
         max_peers: settings.max_peers,
         memory: settings.memory,
+        workers: settings.workers,
         events: hooks.events.sink(handle),
         resolve: hooks.resolve.hook(),
         ..Options::default()

@@ -77,6 +77,14 @@ fn memory_that_cannot_be_is_named() {
 }
 
 #[test]
+fn workers_that_cannot_be_are_named() {
+    for value in ["x", "-1", "9", " 1"] {
+        let error = fail(value, &daemon(&["wgx"], &[("WG_EMBED_WORKERS", value)]));
+        assert!(error.starts_with(&format!("wg-embed: WG_EMBED_WORKERS={value}: ")), "{error}");
+    }
+}
+
+#[test]
 fn descriptors_that_cannot_be_are_named() {
     for variable in ["WG_TUN_FD", "WG_UAPI_FD"] {
         for value in ["x", "-1", "+3", "3 ", "0", "2", "999", "99999999999"] {

@@ -95,6 +95,7 @@ fn what_there_is_not_on_windows_is_refused() {
         (&["-f", "wg0"], &[("WG_TUN_FD", "3")], "WG_TUN_FD"),
         (&["-f", "wg0"], &[("WG_UAPI_FD", "3")], "WG_UAPI_FD"),
         (&["-f", "wg0"], &[("WG_EMBED_MEMORY", "1")], "WG_EMBED_MEMORY"),
+        (&["-f", "wg0"], &[("WG_EMBED_WORKERS", "9")], "WG_EMBED_WORKERS"),
         (&["-f", "a\\b"], &[], "cannot be the name"),
         (&["-f", "--socket-dir", "C:\\", "wg0"], &[], "not the path of a pipe"),
         (&["-f"], &[], "an interface name is missing"),

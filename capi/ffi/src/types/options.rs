@@ -115,12 +115,18 @@ pub struct wg_options_t {
     /// On Linux it is a TUN device, 1 to 15 bytes, for which the process needs CAP_NET_ADMIN. It is down: the tunnel
     /// opens its port when the interface is brought up, and closes it when the interface is taken down.
     pub interface_name: *const c_char,
+    /// The largest number of threads that help with encryption while one processor is not enough: up to WG_WORKERS_MAX;
+    /// WG_WORKERS_NONE; or 0 for the default: no threads. They are started under the first such load, and take up to
+    /// half of the free memory of `memory_limit` while it lasts. Callbacks may also run on these threads.
+    pub workers: u32,
+    /// 0.
+    pub reserved: u32,
     // No padding, here or at the end: what an older caller has there would be read as the fields that follow later.
 }
 
 const _: () = {
     const POINTER: usize = size_of::<usize>();
-    assert!(size_of::<wg_options_t>() == 18 * POINTER + 24);
+    assert!(size_of::<wg_options_t>() == 18 * POINTER + 32);
     assert!(offset_of!(wg_options_t, struct_size) == 0);
     assert!(offset_of!(wg_options_t, tun_fd) == POINTER);
     assert!(offset_of!(wg_options_t, fd_ownership) == POINTER + 4);
@@ -145,6 +151,8 @@ const _: () = {
     assert!(offset_of!(wg_options_t, flags) == 16 * POINTER + 20);
     assert!(offset_of!(wg_options_t, net) == 16 * POINTER + 24);
     assert!(offset_of!(wg_options_t, interface_name) == 17 * POINTER + 24);
+    assert!(offset_of!(wg_options_t, workers) == 18 * POINTER + 24);
+    assert!(offset_of!(wg_options_t, reserved) == 18 * POINTER + 28);
 };
 
 /// WG_OPTIONS_INIT.
@@ -175,6 +183,8 @@ impl Default for wg_options_t {
             flags: 0,
             net: ptr::null(),
             interface_name: ptr::null(),
+            workers: 0,
+            reserved: 0,
         }
     }
 }

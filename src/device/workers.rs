@@ -1,0 +1,342 @@
+//! Threads that help with the cipher while the thread of a direction cannot keep up.
+//!
+//! That thread fills jobs: what it reads from the TUN in one go, with the sessions and counters to seal it with, or
+//! what it receives in one go, with the sessions to open it with. All threads seal and open; sending, and accepting and
+//! delivering, are done by one thread at a time, job by job ([`Ring`]). So packets of a peer keep their order, and
+//! their counters theirs.
+//!
+//! Without load there are no jobs: the thread does everything itself, in buffers of its own. docs/adr/0004 has the
+//! measurements.
+
+use std::{
+    io, mem,
+    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
+
+use super::{
+    Device,
+    load::Spent,
+    nanos,
+    pool::{Assigned, Buffers, IN_SLOTS, OUT_PACKETS, OUTBOUND, Outbound, RECEIVED, Received},
+    ring::{Bell, Next, Ring, Taken},
+    staged::Budget,
+};
+use crate::{key::wipe_below, noise::message::padded_len, tun::PacketArena};
+
+/// The largest number of workers of a tunnel: with more, the calls of the system are the limit.
+pub const MAX_WORKERS: usize = 8;
+
+/// The memory of a worker in bytes: that of a job in each direction.
+pub const WORKER_MEMORY: usize = Outbound::MEMORY + Received::MEMORY;
+
+/// Packets that are sealed, or opened, together.
+pub(super) trait Job: Send + Sized {
+    /// The maximum of its memory, in bytes.
+    const MEMORY: usize;
+
+    /// Jobs with fewer bytes are not worth waking another thread for.
+    const SMALL: usize;
+
+    /// Creates a job to be filled.
+    fn make() -> io::Result<Self>;
+
+    /// Creates a job without memory, in the place of one that is passed on.
+    fn none() -> Self;
+
+    /// Releases what only a job in the ring needs.
+    fn leave(&mut self) {}
+
+    /// Returns how many bytes are to be sealed or opened.
+    fn bytes(&self) -> usize;
+
+    /// Seals or opens them.
+    fn work(&mut self);
+
+    /// Sends or delivers them. Jobs pass here one after the other, in the order in which they were filled.
+    fn last(&mut self, device: &Device);
+}
+
+impl Job for Outbound {
+    const MEMORY: usize = OUTBOUND + OUT_PACKETS * size_of::<Assigned>();
+    const SMALL: usize = 16 * 1024;
+
+    fn make() -> io::Result<Self> {
+        <Self as Buffers>::make()
+    }
+
+    fn none() -> Self {
+        let arena = PacketArena::without_memory(padded_len);
+        Self { arena, tos: Vec::new(), runs: Vec::new(), assigned: Vec::new() }
+    }
+
+    fn leave(&mut self) {
+        self.assigned = Vec::new();
+    }
+
+    fn bytes(&self) -> usize {
+        self.arena.bytes().len()
+    }
+
+    fn work(&mut self) {
+        let (slots, bytes) = self.arena.parts_mut();
+        for run in &mut self.assigned {
+            run.seal(slots, bytes);
+        }
+    }
+
+    fn last(&mut self, device: &Device) {
+        device.send_filled(self);
+        device.tell_events();
+    }
+}
+
+impl Job for Received {
+    const MEMORY: usize = RECEIVED;
+    const SMALL: usize = 8 * 1024;
+
+    fn make() -> io::Result<Self> {
+        Self::with_slots(IN_SLOTS)
+    }
+
+    fn none() -> Self {
+        Self::without_memory()
+    }
+
+    fn bytes(&self) -> usize {
+        self.opened.iter().map(|message| message.packet.len()).sum()
+    }
+
+    fn work(&mut self) {
+        self.open();
+    }
+
+    fn last(&mut self, device: &Device) {
+        device.accept(self);
+        device.tell_events();
+    }
+}
+
+/// One direction.
+pub(super) struct Lane<J> {
+    ring: Ring<J>,
+    /// Whether the thread of this direction cannot keep up.
+    is_wanted: AtomicBool,
+    /// The number of jobs. Changed only by the thread of this direction, or while it has no buffers in use.
+    jobs: AtomicUsize,
+    /// The time that workers have spent here, in nanoseconds.
+    worked: AtomicU64,
+}
+
+impl<J> Default for Lane<J> {
+    fn default() -> Self {
+        Self {
+            ring: Ring::default(),
+            is_wanted: AtomicBool::new(false),
+            jobs: AtomicUsize::new(0),
+            worked: AtomicU64::new(0),
+        }
+    }
+}
+
+impl<J: Job> Lane<J> {
+    /// Begins a round of the thread of this direction, whose next job is to be filled into `current`. Returns whether
+    /// it is to be [passed](Self::pass) on; otherwise all jobs are finished.
+    pub(super) fn begin(&self, workers: &Workers, device: &Device, current: &mut J) -> bool {
+        let (is_wanted, has_jobs) = (self.is_wanted.load(Ordering::Relaxed), self.jobs() > 0);
+        if is_wanted && !has_jobs {
+            self.supply(workers, device);
+        } else if has_jobs && !is_wanted {
+            self.finish(device);
+            self.release(&device.budget);
+            current.leave();
+        }
+        self.jobs() > 0
+    }
+
+    fn jobs(&self) -> usize {
+        self.jobs.load(Ordering::Relaxed)
+    }
+
+    /// Makes the jobs, if there is memory for them; otherwise it is tried again when the load is next measured.
+    fn supply(&self, workers: &Workers, device: &Device) {
+        // One for a worker, and one that is ready for it when it is done, are the least that helps.
+        let number = (2..=workers.number + 1).rev().find(|number| device.budget.take(number * J::MEMORY));
+        let number = number.filter(|number| {
+            let is_made = self.ring.supply(*number, J::make).is_ok();
+            if !is_made {
+                device.budget.grow(number * J::MEMORY);
+            }
+            is_made
+        });
+        self.jobs.store(number.unwrap_or(0), Ordering::Relaxed);
+        if number.is_none() {
+            self.is_wanted.store(false, Ordering::Relaxed);
+        }
+    }
+
+    fn release(&self, budget: &Budget) {
+        self.ring.clear();
+        budget.grow(self.jobs.swap(0, Ordering::Relaxed) * J::MEMORY);
+    }
+
+    /// Passes on the job in `current`, and replaces it by one to be filled.
+    pub(super) fn pass(&self, workers: &Workers, device: &Device, current: &mut J) -> io::Result<()> {
+        let is_small = current.bytes() < J::SMALL && !workers.is_always.load(Ordering::Relaxed);
+        if is_small && self.ring.is_idle() {
+            current.work();
+            current.last(device);
+            return Ok(());
+        }
+        self.ring.add(mem::replace(current, J::none()));
+        if !is_small {
+            workers.bell.ring();
+        }
+        loop {
+            match self.ring.next() {
+                Some(Next::Fill(job)) => {
+                    *current = job;
+                    return Ok(());
+                }
+                Some(Next::Help(taken)) => self.complete(taken, device),
+                Some(Next::Finish) => self.ring.finish(|job| job.last(device)),
+                None => return Err(io::Error::other("all jobs were lost by panics")),
+            }
+        }
+    }
+
+    fn complete(&self, taken: Taken<'_, J>, device: &Device) {
+        taken.work(J::work);
+        self.ring.finish(|job| job.last(device));
+        // The thread may sleep next.
+        wipe_below();
+    }
+
+    /// Does the oldest job that no other thread has. Returns false if there is none.
+    fn help(&self, device: &Device) -> bool {
+        let Some(taken) = self.ring.take() else { return false };
+        self.complete(taken, device);
+        true
+    }
+
+    /// Does all jobs that no other thread has.
+    pub(super) fn help_out(&self, device: &Device) {
+        while self.jobs() > 0 && self.help(device) {}
+    }
+
+    /// Finishes all jobs, as far as other threads do not.
+    pub(super) fn finish(&self, device: &Device) {
+        while let Some(next) = self.ring.rest() {
+            match next {
+                Next::Help(taken) => self.complete(taken, device),
+                _ => self.ring.finish(|job| job.last(device)),
+            }
+        }
+    }
+
+    /// Releases the jobs, unless they are in use; to be called only while the thread of this direction has no round.
+    pub(super) fn trim(&self, budget: &Budget) {
+        if self.jobs() > 0 && self.ring.is_idle() {
+            self.is_wanted.store(false, Ordering::Relaxed);
+            self.release(budget);
+        }
+    }
+
+    fn memory(&self) -> usize {
+        self.jobs() * J::MEMORY
+    }
+}
+
+/// The workers of a tunnel.
+pub(super) struct Workers {
+    number: usize,
+    bell: Bell,
+    /// Whether they help whatever the load.
+    is_always: AtomicBool,
+    pub(super) out: Lane<Outbound>,
+    pub(super) inbound: Lane<Received>,
+}
+
+impl Workers {
+    /// Returns the workers for an option; `None` if there are to be none, the default.
+    pub(super) fn of(number: Option<usize>) -> Option<Self> {
+        let number = number.unwrap_or(0).min(MAX_WORKERS);
+        (number > 0).then(|| Self {
+            number,
+            bell: Bell::default(),
+            is_always: AtomicBool::new(false),
+            out: Lane::default(),
+            inbound: Lane::default(),
+        })
+    }
+
+    pub(super) const fn number(&self) -> usize {
+        self.number
+    }
+
+    /// Returns the time that the workers have worked.
+    pub(super) fn worked(&self) -> Duration {
+        let worked = self.out.worked.load(Ordering::Relaxed) + self.inbound.worked.load(Ordering::Relaxed);
+        Duration::from_nanos(worked)
+    }
+
+    /// Decides, by the time that the thread of these directions spent, whether they get help. Returns whether one gets
+    /// it.
+    pub(super) fn judge(&self, spent: &Spent, [out, inbound]: [bool; 2]) -> bool {
+        let want = |lane: &AtomicBool| match lane.load(Ordering::Relaxed) {
+            false if spent.is_busy() => lane.store(true, Ordering::Relaxed),
+            true if spent.is_little() && !self.is_always.load(Ordering::Relaxed) => {
+                lane.store(false, Ordering::Relaxed)
+            }
+            _ => {}
+        };
+        if out {
+            want(&self.out.is_wanted);
+        }
+        if inbound {
+            want(&self.inbound.is_wanted);
+        }
+        [&self.out.is_wanted, &self.inbound.is_wanted].iter().any(|lane| lane.load(Ordering::Relaxed))
+    }
+
+    /// Runs a worker until the workers are stopped.
+    pub(super) fn run(&self, device: &Device) {
+        let mut out_first = true;
+        loop {
+            let seen = self.bell.calls();
+            out_first = !out_first;
+            let has_worked = (out_first && timed(&self.out, device))
+                || timed(&self.inbound, device)
+                || (!out_first && timed(&self.out, device));
+            if !has_worked && !self.bell.sleep(seen) {
+                return;
+            }
+        }
+    }
+
+    /// Makes them help whatever the load, for tests of what happens then.
+    #[cfg(feature = "test-util")]
+    pub(super) fn always(&self) {
+        let wanted = [&self.is_always, &self.out.is_wanted, &self.inbound.is_wanted];
+        wanted.iter().for_each(|flag| flag.store(true, Ordering::Relaxed));
+    }
+
+    /// Makes the workers return once there are no jobs that no thread has.
+    pub(super) fn stop(&self) {
+        self.bell.close();
+    }
+
+    /// Returns the memory of the jobs in bytes.
+    pub(super) fn memory(&self) -> usize {
+        self.out.memory() + self.inbound.memory()
+    }
+}
+
+fn timed<J: Job>(lane: &Lane<J>, device: &Device) -> bool {
+    let began = Instant::now();
+    let has_worked = lane.help(device);
+    if has_worked {
+        lane.worked.fetch_add(nanos(began.elapsed()), Ordering::Relaxed);
+    }
+    has_worked
+}
