@@ -73,7 +73,8 @@ impl Shared {
     }
 
     fn rest(&self) {
-        while let Some(next) = self.ring.rest() {
+        let added = self.ring.added();
+        while let Some(next) = self.ring.rest(added) {
             self.do_part(next);
         }
         assert!(self.ring.is_idle());
@@ -125,6 +126,23 @@ fn one_worker_and_the_thread_that_adds() {
 #[test]
 fn two_workers_and_few_jobs() {
     all_are_finished_in_order(2, 2, 1, 2);
+}
+
+/// Under load there is always one: a thread that waited for all would help the other one for ever.
+#[test]
+fn jobs_that_another_thread_adds_meanwhile_are_not_waited_for() {
+    in_all_orders(0, || {
+        let shared = Shared::new(0);
+        shared.ring.add((0, false));
+        let (added, mut last) = (shared.ring.added(), 0);
+        while let Some(next) = shared.ring.rest(added) {
+            last += 1;
+            assert!(last <= added as u32, "it goes on for ever");
+            shared.ring.add((last, false));
+            shared.do_part(next);
+        }
+        assert_eq!(*lock(&shared.finished), [(0, true)]);
+    });
 }
 
 /// The thread that adds them does nothing else: each job wakes the worker.

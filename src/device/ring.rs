@@ -126,16 +126,22 @@ impl<J> Ring<J> {
         }
     }
 
-    /// Returns what helps to finish all jobs; waits while other threads do all that can be done. `None` if all are
-    /// finished.
-    pub(crate) fn rest(&self) -> Option<Next<'_, J>> {
+    /// Returns the number of jobs that were added so far.
+    pub(crate) fn added(&self) -> u64 {
+        let state = lock(&self.state);
+        state.first + state.places.len() as u64
+    }
+
+    /// Returns what helps to finish the first `number` jobs; waits while other threads do all that can be done. `None`
+    /// if these are finished.
+    pub(crate) fn rest(&self, number: u64) -> Option<Next<'_, J>> {
         let mut state = lock(&self.state);
         loop {
+            if state.has_finished(number) {
+                return None;
+            }
             if let Some(next) = self.help(&mut state) {
                 return Some(next);
-            }
-            if state.is_idle() {
-                return None;
             }
             state = self.wait(state);
         }
@@ -199,6 +205,12 @@ impl<J> Ring<J> {
 impl<J> State<J> {
     fn is_idle(&self) -> bool {
         self.places.is_empty() && !self.is_finishing
+    }
+
+    /// Returns whether the first `number` jobs are finished.
+    fn has_finished(&self, number: u64) -> bool {
+        // The job that is being finished has no place any more.
+        self.first - u64::from(self.is_finishing) >= number
     }
 
     /// Returns whether the oldest job is to be finished.

@@ -224,9 +224,11 @@ impl<J: Job> Lane<J> {
         while self.jobs() > 0 && self.help(device) {}
     }
 
-    /// Finishes all jobs, as far as other threads do not.
+    /// Finishes all jobs that were added before, as far as other threads do not. Those that another thread adds
+    /// meanwhile, to which this direction was handed over, are left to it: under load there is always one.
     pub(super) fn finish(&self, device: &Device) {
-        while let Some(next) = self.ring.rest() {
+        let added = self.ring.added();
+        while let Some(next) = self.ring.rest(added) {
             match next {
                 Next::Help(taken) => self.complete(taken, device),
                 _ => self.ring.finish(|job| job.last(device)),
