@@ -20,7 +20,10 @@ use std::{
     net::IpAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{
+            AtomicBool,
+            Ordering::{AcqRel, Release},
+        },
     },
     time::Duration,
 };
@@ -202,7 +205,8 @@ impl Bind for UdpBind {
                 }
             }
         }
-        self.has_waited.store(true, Relaxed);
+        // Release: a thread that observes it also observes the events above.
+        self.has_waited.store(true, Release);
         Ok(woken)
     }
 
@@ -218,7 +222,7 @@ impl Bind for UdpBind {
 
     fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize> {
         // Without a wait in between, all of them: a program may poll, and a busy socket does not displace another.
-        let ready = self.has_waited.swap(false, Relaxed);
+        let ready = self.has_waited.swap(false, AcqRel);
         let (count, more) = self.pair.recv(batch, ready)?;
         if more {
             self.wake();

@@ -62,8 +62,8 @@ pub(super) struct Socket {
     /// Whether all datagrams are dropped.
     blackhole: AtomicBool,
     health: Health,
-    /// Whether datagrams may wait, or a loss is to be reported. Set by an event of the poll; cleared when the socket
-    /// was found empty, from when on the next datagram is an event.
+    /// Whether datagrams may wait, or a loss is to be reported. Set by an event of the poll; cleared by a call that
+    /// finds the socket empty: a datagram that arrives during it or later is an event.
     ready: AtomicBool,
 }
 
@@ -161,6 +161,8 @@ impl Socket {
     /// # Errors
     /// If the socket is lost, now or since an earlier call.
     pub(super) fn recv(&self, batch: &mut RecvBatch, counters: &Counters) -> io::Result<bool> {
+        // Cleared before, so that an event that another thread reports during the call is not lost.
+        self.ready.store(false, Relaxed);
         let mut is_empty = false;
         let received = self.health.receive(counters, || {
             let received = self.driver.recv(&self.io, batch, counters);
@@ -168,7 +170,9 @@ impl Socket {
             received.map(drop)
         });
         let is_ready = if received.is_err() { self.health.has_untold_loss() } else { !is_empty };
-        self.ready.store(is_ready, Relaxed);
+        if is_ready {
+            self.set_ready();
+        }
         received
     }
 
@@ -238,5 +242,44 @@ pub(super) fn unless_missing<T>(attempt: io::Result<T>) -> io::Result<Option<T>>
     match attempt {
         Err(err) if err.raw_os_error() == Some(NO_FAMILY) || err.kind() == io::ErrorKind::AddrNotAvailable => Ok(None),
         attempt => attempt.map(Some),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, Weak};
+
+    /// Finds its socket empty, while another thread is told of the next datagram.
+    struct Late(Weak<Socket>);
+
+    impl Drive for Late {
+        fn send(&self, _: &UdpSocket, _: &mut Outgoing<'_>, _: &Counters) {}
+
+        fn recv(&self, _: &UdpSocket, _: &mut RecvBatch, _: &Counters) -> io::Result<bool> {
+            self.0.upgrade().unwrap().set_ready();
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+
+        fn joins(&self) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn an_event_during_a_call_is_not_lost() {
+        let socket = Arc::new_cyclic(|socket| Socket {
+            io: UdpSocket::bind(([127, 0, 0, 1], 0).into()).unwrap(),
+            family: Family::V4,
+            driver: Box::new(Late(socket.clone())),
+            interface: AtomicU32::new(0),
+            any_interface: false,
+            blackhole: AtomicBool::new(false),
+            health: Health::default(),
+            ready: AtomicBool::new(false),
+        });
+        assert!(!socket.recv(&mut RecvBatch::new(1, 2048), &Counters::default()).unwrap());
+        assert!(socket.is_ready());
     }
 }
