@@ -45,7 +45,7 @@ impl Budget {
         self.left.fetch_add(signed(bytes), Ordering::Relaxed);
     }
 
-    /// Removes these bytes, if as many remain.
+    /// Removes these bytes, if that is at most half of what is left: the rest is for packets. Returns whether it did.
     pub(super) fn take(&self, bytes: usize) -> bool {
         let take = |left: isize| (left / 2 >= signed(bytes)).then(|| left.saturating_sub(signed(bytes)));
         #[allow(deprecated, reason = "Rust 1.89 does not have its new name, try_update")]
