@@ -981,6 +981,7 @@ namespace WgEmbed {
       internal int LogLevel;
       internal uint Flags;
       internal IntPtr Net, InterfaceName;
+      internal uint Workers, Reserved;
     }
 
     [StructLayout(LayoutKind.Sequential)]
