@@ -12,9 +12,11 @@ cd "$(dirname "$0")/../.."
 packages=(wg-embed wg-embed-netstack wg-embed-proxy wg-embed-wireproto)
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target/rust-api} CARGO_PROFILE_DEV_DEBUG=0 CARGO_INCREMENTAL=0
 
+failed=0
+
 skip() {
   echo "skipped: the public items for Rust: $1"
-  exit 0
+  exit "$failed"
 }
 
 if ! rustup run nightly rustdoc --version >/dev/null 2>&1 &&
@@ -24,13 +26,17 @@ fi
 cargo build -q --locked --manifest-path abi/rust-api/Cargo.toml
 found=$(mktemp -d)
 trap 'rm -rf "$found"' EXIT
-failed=0
 for package in "${packages[@]}"; do
   list=abi/rust-api/$package.txt
   cargo +nightly rustdoc -q --locked -p "$package" --lib -- -Z unstable-options --output-format json --cap-lints allow
   json=$CARGO_TARGET_DIR/doc/${package//-/_}.json
-  "$CARGO_TARGET_DIR/debug/rust-api" "$json" >"$found/items" 2>"$found/error" ||
-    skip "$(rustc +nightly --version): $(tail -n 1 "$found/error")"
+  status=0
+  "$CARGO_TARGET_DIR/debug/rust-api" "$json" >"$found/items" 2>"$found/error" || status=$?
+  case $status in
+    0) ;;
+    2) skip "$(rustc +nightly --version): $(tail -n 1 "$found/error")" ;;
+    *) cat "$found/error" >&2 && exit 1 ;;
+  esac
   if [ "${1:-}" = update ]; then
     cp "$found/items" "$list"
   elif ! diff -u "$list" "$found/items"; then
