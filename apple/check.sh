@@ -129,8 +129,9 @@ rust() {
 
   local platform name rest platforms=()
   for platform; do
-    # Each line's target; the last failure is the reason.
-    if of "$platform" | (while read -r name rest; do . apple/environment.sh "$name" "$out"; done) 2>"$out/std.log"; then
+    # The target of each line; the first failure is the reason.
+    if (while read -r name rest; do . apple/environment.sh "$name" "$out" || exit 1; done < <(of "$platform")) \
+      2>"$out/std.log"; then
       platforms+=("$platform")
     else
       skip "$platform: $(tail -n 1 "$out/std.log")"

@@ -10,6 +10,10 @@
 # what is in it. Without SDKROOT, xcrun is asked for an SDK.
 
 read -r _ _ _ _ oldest <<<"$(grep " $1 " apple/platforms.txt)"
+if [ -z "$oldest" ]; then
+  echo "$1 is not in apple/platforms.txt" >&2
+  return 1
+fi
 case $1 in
   *-darwin) export MACOSX_DEPLOYMENT_TARGET=$oldest ;;
   *) export IPHONEOS_DEPLOYMENT_TARGET=$oldest ;;
