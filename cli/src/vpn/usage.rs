@@ -1,8 +1,8 @@
-//! The text of `--help`. What is for one system are the names of the stream's ends.
+//! The text of `--help`. The names of the stream's ends, and the URL of a file, are those of one system.
 
-/// Joins the parts of the text: the first line, the options and the variables of one system, and what all have.
+/// Joins the parts of the text: the first line, a URL, the options and the variables of one system, and what all have.
 macro_rules! usage {
-    ($synopsis:literal, $options:literal, $environment:literal) => {
+    ($synopsis:literal, $url:literal, $options:literal, $environment:literal) => {
         concat!(
             $synopsis,
             "                [--network auto|interface|userspace] [--interface NAME]
@@ -11,7 +11,9 @@ macro_rules! usage {
 Serves a program that manages VPNs, over the ends of two pipes, until it stops
 the tunnel, closes them, or the process is interrupted. The peers are those of a
 wg-quick configuration, which the program names by a URL:
-file:///etc/wireguard/wg0.conf. Edits of the file are followed.
+",
+            $url,
+            ". Edits of the file are followed.
 
 Options:
 ",
@@ -45,6 +47,7 @@ pipe; 1 if it cannot start, or what it receives is not the protocol.
 #[cfg(unix)]
 pub(super) const USAGE: &str = usage!(
     "Usage: wg-embed vpn-daemon run --rpc-read-fd N --rpc-write-fd N\n",
+    "file:///etc/wireguard/wg0.conf",
     "      --rpc-read-fd N    read what the program sends from this descriptor
       --rpc-write-fd N   write to it through this one
 ",
@@ -56,6 +59,7 @@ pub(super) const USAGE: &str = usage!(
 #[cfg(windows)]
 pub(super) const USAGE: &str = usage!(
     "Usage: wg-embed vpn-daemon run --rpc-read-handle N --rpc-write-handle N\n",
+    "file:///C:/App/office.conf",
     "      --rpc-read-handle N
                          read what the program sends from this inherited handle
       --rpc-write-handle N
