@@ -148,7 +148,9 @@ adapter() {
     sleep 0.5
   done
   [ -n "$port" ] || fail "adapter.exe: $(cat "$out/adapter.log")"
-  grep -q '^address=10.99.0.2/24' "$out/adapter.log" || fail "adapter.exe: $(cat "$out/adapter.log")"
+  for i in 'address 10.99.0.2/24' 'route 10.99.0.1/32'; do
+    tr -d '\r' <"$out/adapter.log" | grep -xF "$i" >/dev/null || fail "adapter.exe: no $i: $(cat "$out/adapter.log")"
+  done
   run "$app/peer.exe" "$port" "$key_of_peer" "$public_of_service" || fail "adapter.exe: packets"
   echo >&3
   exec 3>&-

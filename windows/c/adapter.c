@@ -38,7 +38,9 @@ static int read_conf(const wchar_t *path, char **uapi, char **settings) {
   FILE *file = _wfopen(path, L"rb");
   int read = 0;
   if (conf && file) {
-    size_t length = fread(conf, 1, MAX_FILE, file);
+    size_t length;
+    setvbuf(file, NULL, _IONBF, 0); /* Its buffer would not be wiped. */
+    length = fread(conf, 1, MAX_FILE, file);
     if (ferror(file) || length == MAX_FILE)
       fail("the file", "it cannot be read, or is too large");
     else if (wg_conf_parse(conf, length, uapi, settings) != WG_OK)
@@ -54,15 +56,26 @@ static int read_conf(const wchar_t *path, char **uapi, char **settings) {
   return read;
 }
 
-/* Prints what is left to do, and returns the MTU of the file; 0 if it has none. */
-static uint32_t use_settings(const char *settings) {
-  uint32_t mtu = 0;
+/* Prints the lines of a text with this key, with another name for it. */
+static void print(const char *text, const char *key, const char *name) {
+  size_t length = strlen(key);
   const char *line, *end;
-  for (line = settings; (end = strchr(line, '\n')) != NULL; line = end + 1) {
-    if (!strncmp(line, "mtu=", 4)) mtu = (uint32_t)strtoul(line + 4, NULL, 10);
-    if (!strncmp(line, "address=", 8) || !strncmp(line, "dns=", 4)) printf("%.*s\n", (int)(end - line), line);
+  for (line = text; (end = strchr(line, '\n')) != NULL; line = end + 1) {
+    if (!strncmp(line, key, length)) printf("%s%.*s\n", name, (int)(end - line - length), line + length);
   }
-  return mtu;
+}
+
+/* Prints what is left to do. */
+static void print_network(const char *settings, const char *uapi) {
+  print(settings, "address=", "address ");
+  print(uapi, "allowed_ip=", "route ");
+  print(settings, "dns=", "name server ");
+}
+
+/* The MTU of the file; 0 if it has none. */
+static uint32_t mtu_of(const char *settings) {
+  const char *line = !strncmp(settings, "mtu=", 4) ? settings : strstr(settings, "\nmtu=");
+  return line ? (uint32_t)strtoul(strchr(line, '=') + 1, NULL, 10) : 0;
 }
 
 int wmain(int count, wchar_t **words) {
@@ -73,9 +86,10 @@ int wmain(int count, wchar_t **words) {
   if (!WideCharToMultiByte(CP_UTF8, 0, words[1], -1, name, MAX_NAME, NULL, NULL)) return fail("NAME", "it is too long");
   if (!read_conf(words[2], &uapi, &settings)) return 1;
   options.interface_name = name;
-  options.mtu = use_settings(settings);
+  options.mtu = mtu_of(settings);
   options.resolve = wg_resolve_system;
   options.event = on_event;
+  print_network(settings, uapi);
   handle = wg_turn_on_with(&options, uapi);
   wg_free(uapi);
   wg_free(settings);
