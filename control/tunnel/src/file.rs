@@ -87,8 +87,8 @@ fn path(url: &str) -> Result<PathBuf, String> {
         return refuse("it has more than a path");
     }
     let Ok(path) = percent_decode_str(path).decode_utf8() else { return refuse("its path is not UTF-8") };
-    let is_drive = cfg!(windows) && path.as_bytes().get(2) == Some(&b':');
-    let path = PathBuf::from(if is_drive { &path[1..] } else { &*path });
+    let drive = path.strip_prefix('/').filter(|rest| cfg!(windows) && rest.as_bytes().get(1) == Some(&b':'));
+    let path = PathBuf::from(drive.unwrap_or(&path));
     // The working directory of a process that a manager has started is arbitrary.
     if !path.is_absolute() || path.file_name().is_none() { refuse("it has no absolute path") } else { Ok(path) }
 }

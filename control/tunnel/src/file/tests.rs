@@ -74,6 +74,7 @@ fn urls_name_files() {
         "https://example.com",
         "file://host/a",
         "file:a",
+        "file:%C3%BC:/a",
         "file:",
         "file:///",
         "file:///a?b",
