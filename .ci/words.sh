@@ -9,6 +9,7 @@
 #   and what a program writes (docs/performance.md) or has recorded (tests/vectors/).
 # - The C headers, README.md, CONTRIBUTING.md, SECURITY.md and docs/ have none of the words and phrases below. Code and
 #   quoted text are not checked.
+# - docs/performance.md has the text of benches/performance.md.in, from which it is generated.
 #
 # It needs python3 and git. The status is 1 if there is a finding, and 2 if a rule does not find what it should.
 set -euo pipefail
@@ -23,6 +24,7 @@ SLASHES = (".rs", ".c", ".h", ".cpp", ".java", ".kt", ".swift", ".cs", ".proto")
 HASHES = (".py", ".pyi", ".sh", ".toml", ".yml", ".yaml", ".ci/run")
 MARKDOWN = (".md", ".md.in")
 GENERATED = ("docs/performance.md",)
+TEMPLATE = "benches/performance.md.in"
 RECORDED = ("tests/vectors/", "tests/kernel/scenarios.py")  # The docstrings of the latter are in the recordings.
 
 # A pattern, without regard to case; what to write instead; an example that it must find.
@@ -128,6 +130,15 @@ def findings(path, text):
             yield number, f"\"{match.group()}\": {better}"
 
 
+def stale(template, page):
+    """The lines of a template that the page made of it does not have in their order, as (line, text)."""
+    rest = iter(page.split("\n"))
+    for number, line in enumerate(template.split("\n"), 1):
+        if "@" not in line and line not in rest:
+            return [(number, f"not in {GENERATED[0]}, at least from this line on")]
+    return []
+
+
 def self_test():
     """Each rule finds its example, and what is allowed is not found."""
     long = "word " * 30
@@ -150,6 +161,8 @@ def self_test():
     ]
     wrong = [f"finds nothing in {path}: {text[:60]!r}" for path, text, _ in bad if not list(findings(path, text))]
     wrong += [f"{found} in {path}: {text[:60]!r}" for path, text in good for found in findings(path, text)]
+    if stale("a\n@B@\nc", "a\nx\ny\nc") or not stale("a\n@B@\nc", "a\nx\nd") or not stale("a\nc", "c\na"):
+        wrong.append("a stale page is not found, or one that is not is")
     for line in wrong:
         print(f"words.sh: {line}", file=sys.stderr)
     return not wrong
@@ -169,6 +182,11 @@ def main(arguments):
         with open(path, encoding="utf-8") as file:
             for number, text in findings(path, file.read()):
                 print(f"{path}:{number}: {text}")
+                count += 1
+    if not arguments:
+        with open(TEMPLATE, encoding="utf-8") as template, open(GENERATED[0], encoding="utf-8") as page:
+            for number, text in stale(template.read(), page.read()):
+                print(f"{TEMPLATE}:{number}: {text}")
                 count += 1
     print(f"words.sh: {count} findings", file=sys.stderr)
     return min(count, 1)
