@@ -2,7 +2,7 @@
 //! is a bind that discards what is sent, or repeats datagrams that were sealed before; the interface is one that always
 //! has packets, or discards them.
 //!
-//! `cargo bench --bench multi_core`, or for one direction only, so that a profiler can count what so many packets cost,
+//! `cargo bench --bench multi_core`, or for one direction only, so that a profiler can count the cost of its packets,
 //! `... -- sealing|opening PROCESSORS WORKERS`.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark")]
 

@@ -121,7 +121,7 @@ class Pair:
                               stderr=subprocess.DEVNULL).returncode == 0
 
     def configure(self, side):
-        """Sends the configuration as soon as the daemon listens. Without wg(8), whose start would be measured too."""
+        """Sends the configuration as soon as the daemon listens. Without wg(8): its start would also be measured."""
         path = f"/var/run/wireguard/{self.names[side]}.sock"
         client = socket.socket(socket.AF_UNIX)
 

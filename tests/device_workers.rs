@@ -1,5 +1,5 @@
-//! Threads that help with the cipher: packets of a peer keep their order and their counters, whatever happens meanwhile
-//! to peers, sessions and the tunnel. Here they help whatever the load.
+//! Threads that help with the cipher: packets of a peer keep their order and their counters, also during changes of
+//! peers, sessions and the tunnel. Here they help at any load.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test may fail loudly")]
 
 #[path = "common/at_end.rs"]

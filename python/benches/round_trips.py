@@ -39,7 +39,7 @@ def ignore(data: bytes, src: tuple[str, int], dst: tuple[str, int]) -> None:
 
 
 async def trips(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, count: int) -> float:
-    """The time that so many round trips take."""
+    """Returns the time that `count` round trips take."""
     packet = bytes(SIZE)
     begin = time.perf_counter()
     for _ in range(count):

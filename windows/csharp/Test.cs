@@ -177,7 +177,7 @@ static class Test {
       using (var config = pair.ClientConfig()) pair.Client.Update(config);
       pair.Pass();
       Check(pair.Client.Peers()[0].LastHandshake == session, "a session that an update has ended");
-      // Whatever the order of both, the tunnel knows which peers it has.
+      // In any order of both, an update adds the peers that the tunnel lacks.
       var removing = new Thread(() => {
         for (int i = 0; i < 200; i++) {
           try {

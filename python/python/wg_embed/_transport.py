@@ -227,7 +227,7 @@ class TcpTransport(asyncio.Transport):
         self._force_close(None)
 
     def _force_close(self, error: Optional[BaseException]) -> None:
-        """asyncio's TLS calls it, too."""
+        """asyncio's TLS also calls it."""
         if not self._lost:
             self._connection.reset()
             self._closing = True

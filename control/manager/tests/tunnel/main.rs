@@ -222,7 +222,7 @@ fn agents_are_sent_at_each_interval() {
         }
     }
     raw.finish();
-    // It may be writing just now; whatever it was, it ends.
+    // It may be writing just now; any end is right.
     raw.rest();
     serve.join().unwrap();
 }
