@@ -101,8 +101,7 @@ impl Timer {
 
     /// Makes the next wait for it end at this time of the wall clock, or when the machine wakes if it sleeps then.
     pub(crate) fn set_at(&self, time: SystemTime) -> io::Result<()> {
-        let since_1970 = time.duration_since(UNIX_EPOCH).unwrap_or_default().min(MAX_TIMER);
-        self.set_due(units(UNIX_TIME + since_1970))
+        self.set_due(file_time(time))
     }
 
     fn set_due(&self, due: i64) -> io::Result<()> {
@@ -149,6 +148,12 @@ const fn units(time: Duration) -> i64 {
     time.as_nanos().div_ceil(100) as i64
 }
 
+/// Returns a time of the wall clock in these units since 1601; that of 1970 for any before. Any other fits, as a
+/// `SystemTime` of Windows is such a number.
+fn file_time(time: SystemTime) -> i64 {
+    units(UNIX_TIME + time.duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
 fn check(done: windows_sys::core::BOOL) -> io::Result<()> {
     if done == 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
@@ -157,7 +162,7 @@ fn check(done: windows_sys::core::BOOL) -> io::Result<()> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use std::thread;
+    use std::{thread, time::Instant};
 
     #[test]
     fn a_wait_ends_with_the_first_object_that_is_set() {
@@ -199,13 +204,23 @@ mod tests {
         assert!(SystemTime::now() + Duration::from_millis(20) >= time);
         timer.set_at(UNIX_EPOCH).unwrap();
         assert_eq!(wait_any(&[timer.as_handle()], None).unwrap(), Some(0), "a time of the past has come");
+        let later = MAX_TIMER * 2;
+        assert_eq!(file_time(UNIX_EPOCH + later), units(UNIX_TIME + later), "a clock may be set to any year");
+        timer.set_at(UNIX_EPOCH + later).unwrap();
+        assert_eq!(wait_any(&[timer.as_handle()], Some(Duration::ZERO)).unwrap(), None, "it has not come");
     }
 
     #[test]
     fn a_timer_that_was_stopped_ends_no_wait() {
-        let timer = Timer::new().unwrap();
-        timer.set(Duration::from_secs(1)).unwrap();
-        timer.stop().unwrap();
-        assert_eq!(wait_any(&[timer.as_handle()], Some(Duration::from_secs(2))).unwrap(), None);
+        const AFTER: Duration = Duration::from_secs(1);
+        loop {
+            let (timer, begun) = (Timer::new().unwrap(), Instant::now());
+            timer.set(AFTER).unwrap();
+            timer.stop().unwrap();
+            // Otherwise other programs have delayed this one until the timer may have expired.
+            if begun.elapsed() < AFTER / 2 {
+                return assert_eq!(wait_any(&[timer.as_handle()], Some(2 * AFTER)).unwrap(), None);
+            }
+        }
     }
 }

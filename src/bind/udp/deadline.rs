@@ -21,7 +21,7 @@ pub(super) struct Deadline<T = BootTimer> {
     /// `None` if there is none. Deadlines are then late by the duration of a sleep.
     timer: Option<T>,
     /// The time that it is set for, on the clock that does not count sleep. After a sleep the same deadline has another
-    /// time on it, so the timer is set again.
+    /// time on it, so the timer is set again. (On Windows this clock counts sleep, as does the timer.)
     set_for: Option<Instant>,
 }
 
