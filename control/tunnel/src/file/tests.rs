@@ -53,7 +53,8 @@ fn text(peers: &[(usize, &str)]) -> String {
 fn resolve(path: &Path) -> (Result<Plan<Configuration>, String>, Receiver<Change<Configuration>>) {
     let (sender, receiver) = mpsc::channel();
     let changes = Changes::new(move |change| sender.send(change).is_ok());
-    let coder_url = format!("file://{}", path.display());
+    let root = if cfg!(windows) { "/" } else { "" };
+    let coder_url = format!("file://{root}{}", path.display().to_string().replace('\\', "/"));
     (FileSource.resolve(&StartRequest { coder_url, ..StartRequest::default() }, changes), receiver)
 }
 
@@ -63,12 +64,14 @@ fn names(agents: &[Agent]) -> Vec<&str> {
 
 #[test]
 fn urls_name_files() {
-    for (url, expected) in [
-        ("file:///etc/wireguard/wg0.conf", "/etc/wireguard/wg0.conf"),
-        ("FILE://localhost/a", "/a"),
-        ("file:/a%20b/%C3%BC.conf", "/a b/\u{fc}.conf"),
+    // On Windows only a path with a drive is absolute.
+    let (in_url, drive) = if cfg!(windows) { ("/C:", "C:") } else { ("", "") };
+    for (begin, end, expected) in [
+        ("file://", "/etc/wireguard/wg0.conf", "/etc/wireguard/wg0.conf"),
+        ("FILE://localhost", "/a", "/a"),
+        ("file:", "/a%20b/%C3%BC.conf", "/a b/\u{fc}.conf"),
     ] {
-        assert_eq!(path(url), Ok(PathBuf::from(expected)));
+        assert_eq!(path(&format!("{begin}{in_url}{end}")), Ok(PathBuf::from(format!("{drive}{expected}"))));
     }
     for url in [
         "https://example.com",
