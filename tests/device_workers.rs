@@ -220,16 +220,17 @@ fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// Waits until so many more packets have arrived at these ends. When nothing arrives, a handshake may have been lost,
-/// or be too early: the clock is turned on.
+/// Waits until `number` more packets have arrived at each of these ends. If none arrive at one of them, a handshake may
+/// have been lost, or be too early: the clock is turned on. Others may go on receiving in the meantime.
 fn until_each_has(ends: &[End], arrived: &[AtomicU64], number: u64) {
     let counts = || arrived.iter().map(|arrived| arrived.load(SeqCst)).collect::<Vec<_>>();
-    let goal: Vec<_> = counts().iter().map(|arrived| arrived + number).collect();
     let mut before = counts();
+    let goal: Vec<_> = before.iter().map(|arrived| arrived + number).collect();
     let mut quiet = 0;
     wait_until("packets arrive", || {
         let now = counts();
-        quiet = if now == before { quiet + 1 } else { 0 };
+        let waits = |index: usize| now[index] < goal[index] && now[index] == before[index];
+        quiet = if (0..now.len()).any(waits) { quiet + 1 } else { 0 };
         before = now;
         if quiet > 10 {
             quiet = 0;
