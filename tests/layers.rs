@@ -46,6 +46,7 @@ const UNSAFE: &[&str] = &[
     "bind/linux.rs",
     "bind/linux",
     "bind/windows.rs",
+    "bind/windows/timer.rs",
     "tun/apple.rs",
     "tun/packet_fd.rs",
     "tun/linux.rs",

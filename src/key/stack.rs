@@ -12,13 +12,14 @@ use std::{cell::Cell, hint::black_box};
 /// also in builds without optimization.
 const DEPTH: usize = 48 * 1024;
 
-/// The greatest depth of stack, in bytes, that moving a key, or sealing and opening packets, uses.
-const SMALL_DEPTH: usize = 8 * 1024;
+/// The greatest depth of stack, in bytes, that moving a key, or sealing and opening packets, uses. Frames are larger
+/// without optimization.
+const SMALL_DEPTH: usize = if cfg!(debug_assertions) { 16 * 1024 } else { 8 * 1024 };
 
 /// Runs `body` and then wipes the stack that it used. Its result must not be secret.
 ///
-/// Within such a body only 8 KiB are wiped at once, before more is moved to the heap: the whole depth would reach too
-/// far down, and a thread of the app may have little stack. The outermost call wipes the rest.
+/// Within such a body only the smaller depth is wiped at once, before more is moved to the heap: the whole depth would
+/// reach too far down, and a thread of the app may have little stack. The outermost call wipes the rest.
 pub fn wiped<R>(body: impl FnOnce() -> R) -> R {
     thread_local! {
         static IS_INSIDE: Cell<bool> = const { Cell::new(false) };
