@@ -98,11 +98,9 @@ stand_in() {
 }
 
 check_all() {
-  local target
-  # Servers have the daemon and the tools; apps link libraries.
-  for target in x86_64-unknown-linux-musl aarch64-unknown-linux-gnu; do
-    step "clippy $target" "packages clang && rust_for $target" clippy "$target" --lib --bins
-  done
+  # Servers have the daemon and the tools; apps link libraries. What musl needs is compiled by its tests.
+  local target=aarch64-unknown-linux-gnu
+  step "clippy $target" "packages clang && rust_for $target" clippy "$target" --lib --bins
   for target in aarch64-linux-android armv7-linux-androideabi aarch64-apple-ios; do
     step "clippy $target, libraries" "packages clang && rust_for $target" \
       clippy "$target" -p wg-embed -p wg-embed-capi --features wg-embed-capi/netstack,wg-embed-capi/control
