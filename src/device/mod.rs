@@ -183,8 +183,8 @@ pub struct Options {
     /// packets, as WireGuard does.
     pub learned_addresses: usize,
     /// The largest number of threads that help a [`Tunnel`] to encrypt and decrypt, [`MAX_WORKERS`] at most. They are
-    /// started when its own thread first hardly sleeps any more, and used only at such times. `None` is the default,
-    /// which is none.
+    /// started when its own thread first hardly sleeps any more, and used only at such times. `None`, the default,
+    /// leaves the number to the library, which at present uses none.
     ///
     /// At such times each takes [`WORKER_MEMORY`] from `memory`, and as much again is taken for all of them; but at
     /// most half of what is left for staged packets. With less memory fewer help, or none.
