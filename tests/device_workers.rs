@@ -245,7 +245,7 @@ fn until_each_has(ends: &[End], arrived: &[AtomicU64], number: u64) {
 fn each_peer_keeps_its_order() {
     for workers in [1, 3] {
         let ends = star(&MemNetwork::new(), 3, workers);
-        flood(&ends, |arrived| until_each_has(&ends, arrived, 3000));
+        flood(&ends, |arrived| until_each_has(&ends, arrived, 1000));
         for end in &ends {
             assert_eq!(end.count("in_replayed"), 0);
             assert!(end.tunnel.workers_worked() > Duration::ZERO);
@@ -259,7 +259,7 @@ fn staged_packets_and_keepalives_keep_the_order() {
     for workers in [1, 3] {
         let ends = star(&MemNetwork::new(), 2, workers);
         flood(&ends, |arrived| {
-            for _ in 0..20 {
+            for _ in 0..8 {
                 until_each_has(&ends, arrived, 100);
                 // The sessions end while packets are on their way; the next ones are staged.
                 ends[0].tunnel.device().drop_session(None).unwrap();
@@ -285,7 +285,7 @@ fn replays_are_not_delivered() {
             number += u32::from(datagram.payload[0] == 4);
             if datagram.payload[0] == 4 && number.is_multiple_of(3) { Action::Duplicate } else { Action::Deliver }
         });
-        flood(&ends, |arrived| until_each_has(&ends, arrived, 3000));
+        flood(&ends, |arrived| until_each_has(&ends, arrived, 1000));
         ends.iter().for_each(|end| assert!(end.count("in_replayed") > 0));
     }
 }
@@ -296,7 +296,7 @@ fn a_peer_is_removed_under_load() {
     for workers in [1, 3] {
         let ends = star(&MemNetwork::new(), 3, workers);
         flood(&ends, |arrived| {
-            for _ in 0..10 {
+            for _ in 0..5 {
                 until_each_has(&ends, arrived, 100);
                 let session = ends[0].tunnel.device().current_session(&ends[1].key).map(|s| Arc::downgrade(&s));
                 ends[0].remove(&ends[1]);
@@ -319,7 +319,7 @@ fn nothing_is_sent_during_a_pause() {
     for workers in [1, 3] {
         let ends = star(&MemNetwork::new(), 2, workers);
         flood(&ends, |arrived| {
-            for _ in 0..10 {
+            for _ in 0..5 {
                 until_each_has(&ends, arrived, 100);
                 ends[0].tunnel.pause();
                 let before = ends[0].bind.sends.load(SeqCst);
@@ -334,7 +334,7 @@ fn nothing_is_sent_during_a_pause() {
 #[test]
 fn a_tunnel_is_stopped_under_load() {
     for workers in [1, 3] {
-        for round in 0..10 {
+        for round in 0..5 {
             let ends = star(&MemNetwork::new(), 2, workers);
             flood(&ends, |arrived| {
                 until_each_has(&ends, arrived, 50 + round);
