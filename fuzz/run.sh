@@ -63,7 +63,8 @@ run_one() {
 keep_one() {
     local kept
     kept=$(mktemp -d)
-    "$programs/$1" -set_cover_merge=1 -max_len="$longest" "$kept" "$corpus/$1" "corpus/$1" >"$CARGO_TARGET_DIR/$1.log" 2>&1
+    "$programs/$1" -set_cover_merge=1 -max_len="$longest" "$kept" "$corpus/$1" "corpus/$1" \
+      >"$CARGO_TARGET_DIR/$1.log" 2>&1
     find "corpus/$1" -type f -regextype egrep -regex '.*/[0-9a-f]{40}' -delete
     find "$kept" -type f -printf '%s %p\n' | sort -rn | sed -n "1,${most_inputs}p" | cut -d ' ' -f 2 |
         xargs -r cp -t "corpus/$1"

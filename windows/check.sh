@@ -134,7 +134,9 @@ adapter() {
   # Without wintun.dll there is none.
   mkdir -p "$out/bare"
   cp "$app/adapter.exe" "$app/wg_embed.dll" "$out/bare/"
-  if run "$out/bare/adapter.exe" adapter "$(winepath -w "$app/adapter.conf")"; then fail "a tunnel without wintun.dll"; fi
+  if run "$out/bare/adapter.exe" adapter "$(winepath -w "$app/adapter.conf")"; then
+    fail "a tunnel without wintun.dll"
+  fi
   grep -q 'wintun.dll' "$out/wine.err" || fail "without wintun.dll: $(cat "$out/wine.err")"
   rm -f "$input"
   mkfifo "$input"

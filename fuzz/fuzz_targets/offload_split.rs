@@ -14,7 +14,7 @@ use wg_embed_fuzz::{
     plain::{TCP, UDP, get16, pseudo_header, put16, set_checksum, set_ipv4_checksum, sum},
 };
 
-/// All segments, through an arena with so many bytes.
+/// Returns all segments, which pass through an arena of this size in bytes.
 fn split(vnet: &VnetHeader, packet: &[u8], room: usize) -> Result<Vec<Vec<u8>>, Malformed> {
     let mut arena = PacketArena::new(room, 64, |len, _| len.next_multiple_of(16));
     let mut split = Split::new(vnet, packet)?;

@@ -1,7 +1,7 @@
 //! Passes the library's log to Python's `logging`.
 //!
 //! Lines are logged by any thread, sometimes while locks are held, so they are only queued there. A separate thread,
-//! which starts with the first tunnel, passes them on, and sleeps while there are none.
+//! which starts with the first tunnel, passes them on, and sleeps while the queue is empty.
 
 use std::{
     collections::VecDeque,

@@ -1,7 +1,7 @@
 //! Jobs that several threads work on, and that are finished in the order in which they were added.
 //!
 //! One thread at a time adds jobs. Any thread takes the oldest one that no other has, and does the part of it that
-//! depends on nothing else. Whoever is done with that takes the token of the tail, unless another thread has it, and
+//! depends on nothing else. After that, a thread takes the token of the tail, unless another thread has it, and
 //! finishes all jobs from the oldest one on that are done: one after the other, so in order. Then they are free to be
 //! added again.
 //!
@@ -51,7 +51,7 @@ pub(crate) struct Taken<'r, J> {
 pub(crate) enum Next<'r, J> {
     /// Fills this one.
     Fill(J),
-    /// Does the part of this one itself, as there is none to fill.
+    /// Does the part of this job itself, because no job can be filled.
     Help(Taken<'r, J>),
     /// [Finishes](Ring::finish) those that are done, which no other thread does.
     Finish,
@@ -97,7 +97,7 @@ impl<J> Ring<J> {
         self.tell(&state);
     }
 
-    /// Takes the oldest job that no thread has; `None` if there is none.
+    /// Takes the oldest job that no thread has taken; `None` if every job is taken.
     pub(crate) fn take(&self) -> Option<Taken<'_, J>> {
         self.take_of(&mut lock(&self.state))
     }
@@ -275,7 +275,7 @@ impl Bell {
         lock(&self.state).calls
     }
 
-    /// Sleeps until there are more calls than `seen`. Returns false if there are none and the bell is closed.
+    /// Sleeps until there are more calls than `seen`. Returns false if the bell is closed before the next call.
     pub(crate) fn sleep(&self, seen: u64) -> bool {
         let mut state = lock(&self.state);
         while state.calls == seen {

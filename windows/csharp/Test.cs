@@ -277,7 +277,8 @@ static class Test {
         Tunnel.Start(config, both);
         throw new Exception("both an interface and packets");
       } catch (ArgumentException) { }
-      Check(Refused(() => Tunnel.Start(config, new TunnelOptions { InterfaceName = "" })) == WgError.Invalid, "no name");
+      var unnamed = new TunnelOptions { InterfaceName = "" };
+      Check(Refused(() => Tunnel.Start(config, unnamed)) == WgError.Invalid, "no name");
       try {
         using (var tunnel = Tunnel.Start(config, new TunnelOptions { InterfaceName = "wg-cs0" })) {
           Check(Refused(() => tunnel.Inject(Packet)) == WgError.Unsupported, "packets beside an interface");

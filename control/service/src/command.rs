@@ -28,7 +28,7 @@ pub(crate) enum Command<'a> {
     /// Changes the configuration. The pairs are those of the whole record.
     Set(Pairs<'a>),
     Stats,
-    /// Returns the oldest events, at most `max`. If there are none, it waits up to `wait` for the next one.
+    /// Returns the oldest events, at most `max`. Waits up to `wait` for the next one if no event is queued.
     Events {
         max: usize,
         wait: Duration,

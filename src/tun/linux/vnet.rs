@@ -262,8 +262,8 @@ mod tests {
         assert_eq!(tun.drops(), 0);
     }
 
-    /// The packets that are read if the kernel has these, into arenas of so many bytes. All of them wait from the
-    /// start, or each one until those before were read.
+    /// Returns the packets that are read if the kernel has `kernels`, into arenas of `bytes` bytes. All of them wait
+    /// from the start, or each one until those before were read.
     fn packets_of(kernels: &[Vec<u8>], bytes: usize, all_at_once: bool) -> Vec<Vec<u8>> {
         let (tun, kernel) = tun(true);
         let (mut arena, mut packets) = (arena(bytes), Vec::new());

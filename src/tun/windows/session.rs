@@ -92,7 +92,7 @@ impl Session {
                     None => return Ok(()),
                 },
             };
-            // SAFETY: the driver has written so many bytes there, and they are ours until the packet is released.
+            // SAFETY: the driver has written `packet.len` bytes there, and they are ours until the packet is released.
             let bytes = unsafe { slice::from_raw_parts(packet.start.as_ptr(), packet.len) };
             if arena.push(bytes) {
                 self.release(packet);
