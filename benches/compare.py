@@ -44,6 +44,8 @@ FIGURES = [
     ("an hour of keepalives: wake-ups", "keepalives", "wakeups", 1, "{:.0f}", False, True),
     ("an hour of keepalives: CPU, ms", "keepalives", "cpu_ms", 1, "{:.1f}", False, False),
 ]
+# The tests of the tables that compare throughput alone.
+THROUGHPUT = ("tcp1", "tcp4", "rev", "bidir", "tcp100", "udp64")
 WGBENCH_TESTS = "tcp1,tcp4,rev,bidir,tcp100,ping"
 # Of a forwarder without a protocol only the first makes sense.
 SCENARIOS = {"udp64": scenarios.udp, "light": scenarios.light, "uplink": scenarios.uplink, "floods": scenarios.floods,
@@ -221,7 +223,7 @@ def render(out):
     fields = {"MACHINE": machine(), "ROUNDS": rounds, "TABLE": table(results, names)}
     without = [f"| {t} | " + " | ".join(
         "-" if (v := median(samples(results[n], test, key))) is None else form.format(v * scale) for n in plain) + " |"
-        for t, test, key, scale, form, *_ in FIGURES[:9]]
+        for t, test, key, scale, form, *_ in FIGURES if test in THROUGHPUT]
     fields["PLAIN"] = "\n".join(["| | " + " | ".join(plain) + " |", "|---|" + "---|" * len(plain)] + without)
     for name, value in fields.items():
         text = text.replace(f"@{name}@", str(value))

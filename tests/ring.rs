@@ -27,7 +27,7 @@ use std::{
 };
 
 use loom::{model::Builder, thread};
-use ring::{Bell, Next, Ring};
+use ring::{Bell, Next, Ring, Taken};
 use sync::{Mutex, lock};
 
 /// A job: its number, and whether its first part was done.
@@ -57,6 +57,16 @@ impl Shared {
             taken.work(|job| job.1 = true);
         }
         self.finish();
+    }
+
+    /// Starts a thread that passes a job to `body`, if it gets one.
+    fn take_one(self: &Arc<Self>, body: fn(&Self, Taken<'_, Job>)) -> thread::JoinHandle<()> {
+        let shared = self.clone();
+        thread::spawn(move || {
+            if let Some(taken) = shared.ring.take() {
+                body(&shared, taken);
+            }
+        })
     }
 
     /// Adds a job, and waits for a free one, as the thread of a direction does.
@@ -170,14 +180,10 @@ fn a_panic_loses_its_job_only() {
     in_all_orders(2, || {
         let shared = Shared::new(2);
         shared.ring.add((0, false));
-        let worker = {
-            let shared = shared.clone();
-            thread::spawn(move || {
-                let Some(taken) = shared.ring.take() else { return };
-                let panicked = catch_unwind(AssertUnwindSafe(|| taken.work(|_| resume_unwind(Box::new(())))));
-                assert!(panicked.is_err());
-            })
-        };
+        let worker = shared.take_one(|_, taken| {
+            let panicked = catch_unwind(AssertUnwindSafe(|| taken.work(|_| resume_unwind(Box::new(())))));
+            assert!(panicked.is_err());
+        });
         shared.pass(1);
         shared.rest();
         worker.join().unwrap();
@@ -193,19 +199,15 @@ fn a_panic_at_the_end_of_a_job_gives_the_token_back() {
     in_all_orders(2, || {
         let shared = Shared::new(2);
         shared.ring.add((0, false));
-        let worker = {
-            let shared = shared.clone();
-            thread::spawn(move || {
-                let Some(taken) = shared.ring.take() else { return };
-                taken.work(|job| job.1 = true);
-                let last = |job: &mut Job| {
-                    if job.0 == 0 {
-                        resume_unwind(Box::new(()))
-                    }
-                };
-                let _ = catch_unwind(AssertUnwindSafe(|| shared.ring.finish(last)));
-            })
-        };
+        let worker = shared.take_one(|shared, taken| {
+            taken.work(|job| job.1 = true);
+            let last = |job: &mut Job| {
+                if job.0 == 0 {
+                    resume_unwind(Box::new(()))
+                }
+            };
+            let _ = catch_unwind(AssertUnwindSafe(|| shared.ring.finish(last)));
+        });
         shared.pass(1);
         worker.join().unwrap();
         shared.rest();
