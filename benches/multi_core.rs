@@ -111,12 +111,8 @@ mod run {
 
     fn opening(inside: &Inside, outside: &Outside) -> f64 {
         outside.seal(BEFORE + OPENED);
-        let before = inside.taken() + BEFORE;
-        outside.replay();
-        inside.wait_for(before);
-        let began = std::time::Instant::now();
-        inside.wait_for(before + OPENED);
-        OPENED as f64 / began.elapsed().as_secs_f64() / 1e6
+        let [began, ended] = inside.time([BEFORE, BEFORE + OPENED], || outside.replay());
+        OPENED as f64 / (ended - began).as_secs_f64() / 1e6
     }
 
     /// Restricts this thread, and those that it starts, to the first processors.

@@ -1223,8 +1223,10 @@ typedef struct wg_options_t {
   const char *interface_name;
   /**
    * The largest number of threads that help with encryption while one processor is not enough: up to WG_WORKERS_MAX;
-   * WG_WORKERS_NONE; or 0 for the default: no threads. They are started under the first such load, and take up to
-   * half of the free memory of `memory_limit` while it lasts. Callbacks may also run on these threads.
+   * WG_WORKERS_NONE; or 0 for the default. That is one less than the processors that the process may use, and at
+   * most 3; but none on one or two processors, and with a `memory_limit` of less than WG_MEMORY_DEFAULT. The threads
+   * are started under the first such load, and take up to half of the free memory of `memory_limit` while it lasts.
+   * Callbacks may also run on them.
    */
   uint32_t workers;
   /**

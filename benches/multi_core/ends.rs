@@ -54,7 +54,9 @@ pub struct Inside {
 #[derive(Default)]
 struct Supply {
     woken: bool,
-    target: usize,
+    /// Numbers of packets to be taken, in rising order, and when each was reached: the thread that waits may run later.
+    targets: Vec<usize>,
+    reached: Vec<std::time::Instant>,
 }
 
 impl Inside {
@@ -64,18 +66,18 @@ impl Inside {
         self.wake();
     }
 
-    /// Returns the number of packets that were written.
-    pub fn taken(&self) -> usize {
-        self.taken.load(Relaxed)
-    }
-
-    /// Waits until this many were written.
-    pub fn wait_for(&self, number: usize) {
+    /// Calls `begin`, waits until so many more were written, and returns when each of the numbers was reached.
+    pub fn time<const N: usize>(&self, more: [usize; N], begin: impl FnOnce()) -> [std::time::Instant; N] {
+        let before = self.taken.load(Relaxed);
         let mut state = lock(&self.state);
-        state.target = number;
-        while self.taken() < number {
+        (state.targets, state.reached) = (more.iter().map(|more| before + more).collect(), Vec::new());
+        drop(state);
+        begin();
+        let mut state = lock(&self.state);
+        while state.reached.len() < N {
             state = wait(&self.changed, state);
         }
+        std::array::from_fn(|i| state.reached[i])
     }
 }
 
@@ -127,8 +129,9 @@ impl Tun for Inside {
 
     fn write(&self, packets: PacketList<'_>) -> usize {
         let taken = self.taken.fetch_add(packets.ranges.len(), Relaxed) + packets.ranges.len();
-        let state = lock(&self.state);
-        if taken >= state.target {
+        let mut state = lock(&self.state);
+        while state.targets.get(state.reached.len()).is_some_and(|target| taken >= *target) {
+            state.reached.push(std::time::Instant::now());
             self.changed.notify_all();
         }
         packets.ranges.len()

@@ -18,7 +18,8 @@ Environment:
   WG_PROCESS_FOREGROUND=1  as --foreground
   WG_EMBED_MEMORY          MiB that packets may take while they pass or wait for
                            a session: 2 to 1024 (4), and 16 KiB more a peer
-  WG_EMBED_WORKERS         threads that help to encrypt under load: 0 to 8 (0)
+  WG_EMBED_WORKERS         threads that help to encrypt under load: 0 to 8 (one
+                           less than processors, 3 at most; none on two)
   WG_EMBED_SOCKET_DIR=DIR  as --socket-dir
 ",
             $environment

@@ -81,7 +81,7 @@ pub use resolver::Resolve;
 pub use staged::STAGED_OVERHEAD;
 pub use stats::{PeerStats, Stats, Totals, Traffic};
 pub use tunnel::Tunnel;
-pub use workers::{MAX_WORKERS, WORKER_MEMORY};
+pub use workers::{DEFAULT_WORKERS, MAX_WORKERS, WORKER_MEMORY};
 
 use crate::{
     bind::Bind,
@@ -184,7 +184,8 @@ pub struct Options {
     pub learned_addresses: usize,
     /// The largest number of threads that help a [`Tunnel`] to encrypt and decrypt, [`MAX_WORKERS`] at most. They are
     /// started when its own thread first hardly sleeps any more, and used only at such times. `None`, the default,
-    /// leaves the number to the library, which at present uses none.
+    /// is one less than the processors that the process may use, and at most [`DEFAULT_WORKERS`]; but none on one or
+    /// two processors, and with less `memory` than [`DEFAULT_MEMORY`].
     ///
     /// At such times each takes [`WORKER_MEMORY`] from `memory`, and as much again is taken for all of them; but at
     /// most half of what is left for staged packets. With less memory fewer help, or none.

@@ -81,7 +81,7 @@ pub(super) struct Threads {
 
 impl Threads {
     pub(super) fn new(tun: Arc<dyn Tun>, bind: Arc<dyn Bind>, options: Options) -> Self {
-        let workers = Workers::of(options.workers);
+        let workers = Workers::of(options.workers, options.memory);
         let device = Device::new(tun.clone(), bind.clone(), options);
         device.resolve_on_a_thread();
         Self {

@@ -10,12 +10,14 @@
 
 use std::{
     io, mem,
+    num::NonZero,
     sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    thread,
     time::{Duration, Instant},
 };
 
 use super::{
-    Device,
+    DEFAULT_MEMORY, Device,
     load::Spent,
     nanos,
     pool::{Assigned, Buffers, IN_SLOTS, OUT_PACKETS, OUTBOUND, Outbound, RECEIVED, Received},
@@ -26,6 +28,10 @@ use crate::{key::wipe_below, noise::message::padded_len, tun::PacketArena};
 
 /// The largest number of workers of a tunnel: with more, the calls of the system are the limit.
 pub const MAX_WORKERS: usize = 8;
+
+/// The largest number of workers of a tunnel for which none is chosen. The cipher takes about half of a packet's time,
+/// and of the rest the larger part, to send or to deliver, is done by one thread at a time: a fifth thread would wait.
+pub const DEFAULT_WORKERS: usize = 3;
 
 /// The memory of a worker in bytes: that of a job in each direction.
 pub const WORKER_MEMORY: usize = Outbound::MEMORY + Received::MEMORY;
@@ -249,6 +255,13 @@ impl<J: Job> Lane<J> {
     }
 }
 
+/// Returns the number of workers of a tunnel for which none is chosen. One or two processors are shared with the
+/// programs at the ends of the connections: workers would take more from them than they give. Less memory than usual is
+/// left to the packets.
+fn default_number(processors: usize, memory: usize) -> usize {
+    if processors <= 2 || memory < DEFAULT_MEMORY { 0 } else { (processors - 1).min(DEFAULT_WORKERS) }
+}
+
 /// The workers of a tunnel.
 pub(super) struct Workers {
     number: usize,
@@ -260,9 +273,10 @@ pub(super) struct Workers {
 }
 
 impl Workers {
-    /// Returns the workers for an option; `None` if there are to be none, the default.
-    pub(super) fn of(number: Option<usize>) -> Option<Self> {
-        let number = number.unwrap_or(0).min(MAX_WORKERS);
+    /// Returns the workers that the options of a tunnel ask for; `None` if there are to be none.
+    pub(super) fn of(number: Option<usize>, memory: usize) -> Option<Self> {
+        let processors = || thread::available_parallelism().map_or(1, NonZero::get);
+        let number = number.unwrap_or_else(|| default_number(processors(), memory)).min(MAX_WORKERS);
         (number > 0).then(|| Self {
             number,
             bell: Bell::default(),
@@ -341,4 +355,23 @@ fn timed<J: Job>(lane: &Lane<J>, device: &Device) -> bool {
         lane.worked.fetch_add(nanos(began.elapsed()), Ordering::Relaxed);
     }
     has_worked
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn by_default_workers_need_processors_and_memory() {
+        for (processors, memory, workers) in [
+            (1, DEFAULT_MEMORY, 0),
+            (2, DEFAULT_MEMORY, 0),
+            (3, DEFAULT_MEMORY, 2),
+            (4, DEFAULT_MEMORY, 3),
+            (64, DEFAULT_MEMORY, 3),
+            (64, DEFAULT_MEMORY - 1, 0),
+        ] {
+            assert_eq!(default_number(processors, memory), workers, "{processors} processors, {memory} bytes");
+        }
+    }
 }

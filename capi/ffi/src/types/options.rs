@@ -116,8 +116,10 @@ pub struct wg_options_t {
     /// opens its port when the interface is brought up, and closes it when the interface is taken down.
     pub interface_name: *const c_char,
     /// The largest number of threads that help with encryption while one processor is not enough: up to WG_WORKERS_MAX;
-    /// WG_WORKERS_NONE; or 0 for the default: no threads. They are started under the first such load, and take up to
-    /// half of the free memory of `memory_limit` while it lasts. Callbacks may also run on these threads.
+    /// WG_WORKERS_NONE; or 0 for the default. That is one less than the processors that the process may use, and at
+    /// most 3; but none on one or two processors, and with a `memory_limit` of less than WG_MEMORY_DEFAULT. The threads
+    /// are started under the first such load, and take up to half of the free memory of `memory_limit` while it lasts.
+    /// Callbacks may also run on them.
     pub workers: u32,
     /// 0.
     pub reserved: u32,
