@@ -87,6 +87,7 @@
 //! | [`noise`] | the protocol engine, without I/O, clock or source of randomness |
 //! | [`uapi`] | the text protocol of `wg(8)` |
 //! | [`queue`] | packets that are passed between threads |
+//! | [`poll`] | what a bind and a TUN agree on, so that one thread waits for both |
 //! | `netlink` | messages to and from the Linux kernel about interfaces and routes |
 //! | [`bind`], [`tun`] | the network outside and the network inside, one trait each |
 //! | [`device`] | peers, routing, timers and the two threads of a tunnel |
@@ -102,6 +103,7 @@ pub mod log;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod netlink;
 pub mod noise;
+pub mod poll;
 pub mod process;
 pub mod queue;
 pub mod random;

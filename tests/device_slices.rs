@@ -25,6 +25,7 @@ use wg_embed::{
     config::{PeerUpdate, Update},
     device::{Device, Options, Tunnel},
     key::PrivateKey,
+    poll::Registered,
     random::SystemRandom,
     time::{Clock, ManualClock},
     tun::{
@@ -153,7 +154,7 @@ impl Tun for Endless {
         })
     }
 
-    fn register(&self, _: &Arc<mio::Registry>, _: [mio::Token; 2]) -> io::Result<bool> {
+    fn register(&self, _: &Arc<mio::Registry>, _: Registered<mio::Token>) -> io::Result<bool> {
         Ok(true)
     }
 
@@ -188,8 +189,8 @@ impl Bind for EndlessBind {
         Ok(Woken::default())
     }
 
-    fn registry(&self) -> Option<(&Arc<mio::Registry>, [mio::Token; 2])> {
-        Some((&self.registry, [mio::Token(8), mio::Token(9)]))
+    fn registry(&self) -> Option<(&Arc<mio::Registry>, Registered<mio::Token>)> {
+        Some((&self.registry, Registered { packets: mio::Token(8), other: mio::Token(9) }))
     }
 
     fn wake(&self) {}

@@ -21,9 +21,10 @@ const MODULES: &[(&str, &[&str])] = &[
     ("uapi", &["error", "key", "config", "reserve"]),
     ("noise", &["error", "key", "time", "random", "sync"]),
     ("queue", &["sync"]),
+    ("poll", &[]),
     ("netlink", &["error"]),
-    ("bind", &["error", "reserve", "sync", "queue", "netlink"]),
-    ("tun", &["error", "reserve", "sync", "queue", "thread", "netlink"]),
+    ("bind", &["error", "reserve", "sync", "queue", "poll", "netlink"]),
+    ("tun", &["error", "reserve", "sync", "queue", "poll", "thread", "netlink"]),
     (
         "device",
         &["error", "reserve", "sync", "key", "time", "random", "process", "thread", "config", "noise", "bind", "tun"],

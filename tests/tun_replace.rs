@@ -40,6 +40,7 @@ use wg_embed::{
     device::{Event, Options, Tunnel},
     key::PrivateKey,
     noise::REKEY_TIMEOUT,
+    poll::Registered,
     random::SystemRandom,
     time::ManualClock,
     tun::{
@@ -264,7 +265,8 @@ fn an_old_one_that_stays_open_wakes_no_thread() {
     let tun = FdTun::new(ours, 1420).unwrap();
     let mut poll = mio::Poll::new().unwrap();
     let registry = Arc::new(poll.registry().try_clone().unwrap());
-    assert!(tun.register(&registry, [mio::Token(7), mio::Token(8)]).unwrap());
+    let tokens = Registered { packets: mio::Token(7), other: mio::Token(8) };
+    assert!(tun.register(&registry, tokens).unwrap());
     let mut wakes = || {
         let mut events = mio::Events::with_capacity(4);
         poll.poll(&mut events, Some(Duration::ZERO)).unwrap();

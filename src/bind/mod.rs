@@ -37,7 +37,7 @@ pub use udp::UdpBind;
 
 use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use crate::reserve::zeroed;
+use crate::{poll::Registered, reserve::zeroed};
 
 /// The maximum number of transmits in one [`Bind::send`].
 pub const BATCH: usize = 128;
@@ -315,8 +315,8 @@ impl RecvBatch {
 pub struct Woken {
     /// A datagram may be received, or `wake` was called.
     pub own: bool,
-    /// Whether each of the two tokens of [`Bind::registry`] is ready.
-    pub registered: [bool; 2],
+    /// Which tokens of [`Bind::registry`] are ready.
+    pub registered: Registered<bool>,
 }
 
 /// A pair of UDP sockets on one port, or a substitute for it.
@@ -373,9 +373,9 @@ pub trait Bind: Send + Sync {
     /// Errors of the system; they end the tunnel.
     fn wait(&self, timeout: Option<Duration>) -> io::Result<Woken>;
 
-    /// Returns a registry and two tokens for another event source, which then also ends `wait`, so that one thread can
+    /// Returns a registry and the tokens for a [`Tun`](crate::Tun), which then also ends `wait`, so that one thread can
     /// wait for both. `None`, the default, if this is not supported.
-    fn registry(&self) -> Option<(&Arc<mio::Registry>, [mio::Token; 2])> {
+    fn registry(&self) -> Option<(&Arc<mio::Registry>, Registered<mio::Token>)> {
         None
     }
 

@@ -28,13 +28,14 @@ use std::{
     time::Duration,
 };
 
-use crate::sync;
+use crate::{poll::Registered, sync};
 
 pub use super::counters::UdpStats;
 pub(super) use socket::SocketOptions;
 
 const WAKE: Token = Token(0);
-const REGISTERED: [Token; 2] = [Token(2), Token(6)];
+const TUN_PACKETS: Token = Token(2);
+const TUN_OTHER: Token = Token(6);
 const TIMER: Token = Token(3);
 const ROUTES: Token = Token(4);
 
@@ -196,7 +197,8 @@ impl Bind for UdpBind {
         let mut woken = Woken::default();
         for event in &*events {
             match event.token() {
-                token if REGISTERED.contains(&token) => woken.registered[usize::from(token == REGISTERED[1])] = true,
+                TUN_PACKETS => woken.registered.packets = true,
+                TUN_OTHER => woken.registered.other = true,
                 TIMER => deadline.rang(),
                 ROUTES => self.routes.rang(quiet),
                 token => {
@@ -210,8 +212,8 @@ impl Bind for UdpBind {
         Ok(woken)
     }
 
-    fn registry(&self) -> Option<(&Arc<Registry>, [Token; 2])> {
-        Some((self.pair.registry(), REGISTERED))
+    fn registry(&self) -> Option<(&Arc<Registry>, Registered<Token>)> {
+        Some((self.pair.registry(), Registered { packets: TUN_PACKETS, other: TUN_OTHER }))
     }
 
     fn wake(&self) {

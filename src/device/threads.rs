@@ -202,10 +202,10 @@ impl Threads {
                 let woken =
                     if busy { self.bind.wait(Some(Duration::ZERO)) } else { self.sleep(&mut load, *serves_tun) }?;
                 datagrams |= woken.own;
-                if *serves_tun && woken.registered[1] {
+                if *serves_tun && woken.registered.other {
                     self.tun.wait(Some(Duration::ZERO))?;
                 }
-                packets |= woken.registered.contains(&true);
+                packets |= woken.registered.packets || woken.registered.other;
             } else {
                 rounds_since_wait += 1;
             }

@@ -3,6 +3,7 @@
 use super::{DEFAULT_MTU, PacketArena, PacketList, Tun, TunEvent, descriptor::Descriptor, packet_fd::PacketFd};
 use crate::{
     error::{Error, Result},
+    poll::Registered,
     sync::lock,
 };
 use std::{
@@ -86,7 +87,7 @@ impl Tun for FdTun {
         self.descriptor.waiter.wait(timeout).map(drop)
     }
 
-    fn register(&self, registry: &Arc<mio::Registry>, tokens: [mio::Token; 2]) -> io::Result<bool> {
+    fn register(&self, registry: &Arc<mio::Registry>, tokens: Registered<mio::Token>) -> io::Result<bool> {
         self.descriptor.waiter.register(registry, tokens)
     }
 
@@ -404,7 +405,7 @@ mod tests {
         let (tun, app) = pair(Type::DGRAM, 1280);
         let mut poll = mio::Poll::new().unwrap();
         let registry = Arc::new(poll.registry().try_clone().unwrap());
-        let mut tokens = || {
+        let mut ready = || {
             let mut events = mio::Events::with_capacity(4);
             poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
             events.iter().map(|event| event.token().0).collect::<Vec<_>>()
@@ -413,20 +414,21 @@ mod tests {
         for _ in 0..3 {
             // What waits already is an event, wherever it is waited for.
             assert_eq!(app.send(&[1; 20]).unwrap(), 20);
-            assert!(tun.register(&registry, [mio::Token(7), mio::Token(8)]).unwrap());
-            assert_eq!(tokens(), [7]);
+            let tokens = Registered { packets: mio::Token(7), other: mio::Token(8) };
+            assert!(tun.register(&registry, tokens).unwrap());
+            assert_eq!(ready(), [7]);
             arena.clear(1280);
             assert_eq!((tun.read(&mut arena).unwrap(), tun.is_drained()), (1, true));
-            assert!(tokens().is_empty());
+            assert!(ready().is_empty());
             assert_eq!(app.send(&[1; 20]).unwrap(), 20);
-            assert_eq!(tokens(), [7]);
+            assert_eq!(ready(), [7]);
             tun.wake();
-            assert_eq!(tokens(), [8]);
+            assert_eq!(ready(), [8]);
             wait(&tun);
             tun.deregister(&registry).unwrap();
             wait(&tun);
             tun.wake();
-            assert!(tokens().is_empty());
+            assert!(ready().is_empty());
             wait(&tun);
             arena.clear(1280);
             assert_eq!(tun.read(&mut arena).unwrap(), 1);

@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind, Result},
+    poll::Registered,
     sync,
 };
 use std::{
@@ -383,7 +384,7 @@ impl Tun for LinuxTun {
         Ok(())
     }
 
-    fn register(&self, registry: &Arc<mio::Registry>, tokens: [mio::Token; 2]) -> io::Result<bool> {
+    fn register(&self, registry: &Arc<mio::Registry>, tokens: Registered<mio::Token>) -> io::Result<bool> {
         self.descriptor.waiter.register(registry, tokens)
     }
 

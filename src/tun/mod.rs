@@ -34,7 +34,7 @@ pub mod windows;
 
 use std::{fmt, io, net::IpAddr, ops::Range, sync::Arc, time::Duration};
 
-use crate::reserve::zeroed;
+use crate::{poll::Registered, reserve::zeroed};
 
 /// Bytes before each packet of an arena: a data message's header.
 pub const HEADROOM: usize = 16;
@@ -297,14 +297,13 @@ pub trait Tun: Send + Sync {
     fn wait(&self, timeout: Option<Duration>) -> io::Result<()>;
 
     /// Registers with another poll until [`deregister`](Self::deregister), so that one thread can wait for this and for
-    /// other sources. The first token becomes ready when packets may be read, the second when [`wait`](Self::wait)
-    /// would end for another reason: the thread then calls `wait` with a time limit of zero before it reads again. A
-    /// TUN that cannot separate the two uses the second token for both. Returns false, the default, if this is not
-    /// supported.
+    /// other sources. When the token `other` is ready, the thread calls [`wait`](Self::wait) with a time limit of zero
+    /// before it reads again. A TUN that cannot separate the two reasons uses that token for both. Returns false, the
+    /// default, if this is not supported.
     ///
     /// # Errors
     /// Errors of the system. It is not registered then.
-    fn register(&self, registry: &Arc<mio::Registry>, tokens: [mio::Token; 2]) -> io::Result<bool> {
+    fn register(&self, registry: &Arc<mio::Registry>, tokens: Registered<mio::Token>) -> io::Result<bool> {
         let _ = (registry, tokens);
         Ok(false)
     }

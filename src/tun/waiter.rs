@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use crate::sync;
+use crate::{poll::Registered, sync};
 
 const PACKETS: Token = Token(0);
 const WAKER: Token = Token(1);
@@ -93,9 +93,9 @@ impl Waiter {
 
     /// Implements [`Tun::register`](super::Tun::register): packets are waited for in that poll, and everything else by
     /// polling this poll there.
-    pub(super) fn register(&self, registry: &Arc<Registry>, [packets, other]: [Token; 2]) -> io::Result<bool> {
-        registry.register(&mut SourceFd(&self.fd), other, Interest::READABLE)?;
-        if let Err(err) = self.move_packets(Some((registry.clone(), packets))) {
+    pub(super) fn register(&self, registry: &Arc<Registry>, tokens: Registered<Token>) -> io::Result<bool> {
+        registry.register(&mut SourceFd(&self.fd), tokens.other, Interest::READABLE)?;
+        if let Err(err) = self.move_packets(Some((registry.clone(), tokens.packets))) {
             remove(registry, self.fd);
             return Err(err);
         }

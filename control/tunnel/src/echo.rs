@@ -18,6 +18,7 @@ use std::{
 };
 
 use wg_embed::{
+    poll::Registered,
     random::{Random, SystemRandom},
     sync,
     tun::{PacketArena, PacketList, Tun, TunEvent},
@@ -197,7 +198,7 @@ impl Tun for EchoTun {
         self.inner.wait(timeout)
     }
 
-    fn register(&self, registry: &Arc<mio::Registry>, tokens: [mio::Token; 2]) -> io::Result<bool> {
+    fn register(&self, registry: &Arc<mio::Registry>, tokens: Registered<mio::Token>) -> io::Result<bool> {
         self.inner.register(registry, tokens)
     }
 

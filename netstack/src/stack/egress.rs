@@ -8,6 +8,7 @@ use std::{
 };
 
 use wg_embed::{
+    poll::Registered,
     sync::lock,
     tun::{PacketArena, PacketList, Tun, TunEvent},
 };
@@ -100,8 +101,8 @@ impl Tun for StackTun {
         self.0.waiter.wait(timeout)
     }
 
-    fn register(&self, registry: &Arc<mio::Registry>, [_, token]: [mio::Token; 2]) -> io::Result<bool> {
-        self.0.waiter.register(registry, token)
+    fn register(&self, registry: &Arc<mio::Registry>, tokens: Registered<mio::Token>) -> io::Result<bool> {
+        self.0.waiter.register(registry, tokens.other)
     }
 
     fn deregister(&self, registry: &mio::Registry) -> io::Result<()> {

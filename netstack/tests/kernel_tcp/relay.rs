@@ -12,6 +12,7 @@ use std::{
 };
 
 use mio::{Events, Interest, Poll, Token, Waker, unix::SourceFd};
+use wg_embed::poll::Registered;
 
 use crate::{
     common::{Node, Path, Seeded},
@@ -53,7 +54,8 @@ impl Relay {
         let registry = poll.registry();
         registry.register(&mut SourceFd(&interface.as_raw_fd()), INTERFACE, Interest::READABLE).unwrap();
         // The thread calls `wait` of the stack after each event, of whichever token.
-        assert!(node.tun.register(&Arc::new(registry.try_clone().unwrap()), [STACK; 2]).unwrap());
+        let tokens = Registered { packets: STACK, other: STACK };
+        assert!(node.tun.register(&Arc::new(registry.try_clone().unwrap()), tokens).unwrap());
         let waker = Waker::new(registry, WAKER).unwrap();
         let shared = Arc::new(Shared::default());
         let both = Both {

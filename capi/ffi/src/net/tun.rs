@@ -8,6 +8,7 @@ use std::{
 };
 
 use wg_embed::{
+    poll::Registered,
     queue::wait_until,
     sync,
     tun::{PacketArena, PacketList, Tun, TunEvent},
@@ -80,7 +81,7 @@ impl Tun for NetTun {
         self.stack.wait(timeout)
     }
 
-    fn register(&self, registry: &Arc<mio::Registry>, tokens: [mio::Token; 2]) -> io::Result<bool> {
+    fn register(&self, registry: &Arc<mio::Registry>, tokens: Registered<mio::Token>) -> io::Result<bool> {
         self.stack.register(registry, tokens)
     }
 
