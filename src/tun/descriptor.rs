@@ -9,7 +9,7 @@ use std::{
     os::fd::AsFd,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -70,8 +70,6 @@ pub(super) struct Descriptor<P> {
     reader: Mutex<(Arc<P>, Reading)>,
     writer: Mutex<Arc<P>>,
     drops: AtomicU64,
-    /// Whether the last read found the descriptor empty.
-    is_drained: AtomicBool,
     pub(super) waiter: Waiter,
 }
 
@@ -80,8 +78,7 @@ impl<P: PacketIo> Descriptor<P> {
         let waiter = Waiter::new()?;
         waiter.add_packets(packets.fd().as_fd())?;
         let reader = Mutex::new((packets.clone(), Reading::default()));
-        let (drops, is_drained) = (AtomicU64::new(0), AtomicBool::new(false));
-        Ok(Self { reader, writer: Mutex::new(packets), drops, is_drained, waiter })
+        Ok(Self { reader, writer: Mutex::new(packets), drops: AtomicU64::new(0), waiter })
     }
 
     /// Uses `packets` from now on. When this returns, the old descriptor is no longer read or written. A packet that
@@ -113,7 +110,6 @@ impl<P: PacketIo> Descriptor<P> {
         }
         reading.is_drained = false;
         let result = packets.read(reading, arena, usual);
-        self.is_drained.store(reading.is_drained, Relaxed);
         if reading.drops > 0 {
             self.drops.fetch_add(mem::take(&mut reading.drops), Relaxed);
         }
@@ -141,7 +137,7 @@ impl<P: PacketIo> Descriptor<P> {
 
     /// Implements [`Tun::is_drained`](super::Tun::is_drained).
     pub(super) fn is_drained(&self) -> bool {
-        self.is_drained.load(Relaxed)
+        lock(&self.reader).1.is_drained
     }
 
     /// Returns the number of packets that were read but could not be passed on.
