@@ -175,13 +175,13 @@ impl Echoes {
 pub(crate) struct EchoTun {
     inner: Arc<dyn Tun>,
     echoes: Arc<Echoes>,
-    /// Whether the last read was one of `inner`, which found no more.
-    is_drained: AtomicBool,
+    /// Whether the last read was one of `inner`.
+    has_read_inner: AtomicBool,
 }
 
 impl EchoTun {
     pub(crate) fn new(inner: Arc<dyn Tun>, echoes: Arc<Echoes>) -> Self {
-        Self { inner, echoes, is_drained: AtomicBool::new(false) }
+        Self { inner, echoes, has_read_inner: AtomicBool::new(false) }
     }
 }
 
@@ -217,13 +217,12 @@ impl Tun for EchoTun {
     fn read(&self, arena: &mut PacketArena) -> io::Result<usize> {
         // Other packets follow in the next read: the reader continues after a read that returned any.
         let sent = self.echoes.send(arena);
-        let read = if sent == 0 { self.inner.read(arena) } else { Ok(sent) };
-        self.is_drained.store(sent == 0 && self.inner.is_drained(), Ordering::Relaxed);
-        read
+        self.has_read_inner.store(sent == 0, Ordering::Relaxed);
+        if sent == 0 { self.inner.read(arena) } else { Ok(sent) }
     }
 
     fn is_drained(&self) -> bool {
-        self.is_drained.load(Ordering::Relaxed)
+        self.has_read_inner.load(Ordering::Relaxed) && self.inner.is_drained()
     }
 
     fn write(&self, packets: PacketList<'_>) -> usize {

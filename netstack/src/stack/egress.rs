@@ -130,14 +130,24 @@ impl Tun for StackTun {
             if shared.is_closed() {
                 return Err(closed());
             }
-            shared.waiter.set_idle();
-            // Earlier packets were not signalled.
-            if shared.outbox.is_idle() && shared.tcp.is_idle() && !shared.memory.can_feed() {
-                shared.waiter.set_deadline(|| shared.deadlines.next(), || shared.now());
+            if self.is_drained() {
                 return Ok(0);
             }
+        }
+    }
+
+    /// Also prepares a wait: from now on, packets are signalled.
+    fn is_drained(&self) -> bool {
+        let shared = &self.0;
+        shared.waiter.set_idle();
+        // Earlier packets were not signalled.
+        let is_drained = shared.outbox.is_idle() && shared.tcp.is_idle() && !shared.memory.can_feed();
+        if is_drained {
+            shared.waiter.set_deadline(|| shared.deadlines.next(), || shared.now());
+        } else {
             shared.waiter.set_busy();
         }
+        is_drained
     }
 
     fn write(&self, packets: PacketList<'_>) -> usize {
@@ -194,15 +204,16 @@ mod tests {
             let mut arena = PacketArena::new(1 << 16, 64, |len, _| len.next_multiple_of(16));
             while !end.load(Ordering::SeqCst) {
                 arena.clear(tun.mtu());
-                if tun.read(&mut arena).unwrap() == 0 {
-                    tun.wait(Some(LIMIT)).unwrap();
-                }
+                let read = tun.read(&mut arena).unwrap();
                 let ports = arena.slots().iter().map(|slot| {
                     let packet = arena.packet(*slot);
                     u16::from_be_bytes([packet[20], packet[21]])
                 });
                 lock(&self.ports).extend(ports);
                 self.changed.notify_all();
+                if read == 0 || tun.is_drained() {
+                    tun.wait(Some(LIMIT)).unwrap();
+                }
             }
         }
 
@@ -213,10 +224,35 @@ mod tests {
         }
     }
 
+    fn stack() -> Netstack {
+        Netstack::new(Options { addresses: vec!["10.0.0.1".parse().unwrap()], ..Options::default() }).unwrap()
+    }
+
+    #[test]
+    fn packets_after_the_last_one_end_a_wait() {
+        let stack = stack();
+        let tun = stack.tun();
+        let mut arena = PacketArena::new(1 << 16, 1, |len, _| len.next_multiple_of(16));
+        let send = || stack.send_datagram(b"x", ([10, 0, 0, 1], 9).into(), ([10, 0, 0, 2], 9).into()).unwrap();
+        let mut read = || {
+            arena.clear(tun.mtu());
+            (tun.read(&mut arena).unwrap(), tun.is_drained())
+        };
+        send();
+        send();
+        assert_eq!([read(), read()], [(1, false), (1, true)]);
+        // The first packet has been signalled as well.
+        tun.wait(Some(Duration::ZERO)).unwrap();
+        send();
+        let began = std::time::Instant::now();
+        tun.wait(Some(LIMIT)).unwrap();
+        assert!(began.elapsed() < LIMIT, "it was not signalled");
+        assert_eq!(read(), (1, true));
+    }
+
     #[test]
     fn no_wake_up_is_lost_between_programs_and_the_thread_that_reads() {
-        let options = Options { addresses: vec!["10.0.0.1".parse().unwrap()], ..Options::default() };
-        let stack = Netstack::new(options).unwrap();
+        let stack = stack();
         let (tun, seen, end) = (stack.tun(), Seen::default(), AtomicBool::new(false));
         let began = std::time::Instant::now();
         std::thread::scope(|scope| {

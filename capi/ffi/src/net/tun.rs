@@ -105,6 +105,10 @@ impl Tun for NetTun {
         }
     }
 
+    fn is_drained(&self) -> bool {
+        self.stack.is_drained()
+    }
+
     fn write(&self, packets: PacketList<'_>) -> usize {
         self.stack.write(packets)
     }
