@@ -76,7 +76,10 @@ impl Vnet {
         let before = arena.slots().len();
         while reading.drain(arena) {
             let Reading { buffer, kept, drops, is_drained } = reading;
-            let len = match fd.receive(&mut [IoSliceMut::new(self.room(arena).unwrap_or(buffer))], drops) {
+            let room = self.room(arena);
+            let is_in_arena = room.is_some();
+            let room = room.unwrap_or(buffer);
+            let len = match fd.receive(&mut [IoSliceMut::new(room)], drops) {
                 Ok(Some(len)) => len,
                 Ok(None) => {
                     *is_drained = true;
@@ -86,9 +89,9 @@ impl Vnet {
                 Err(_) if arena.slots().len() > before => break,
                 Err(err) => return Err(err),
             };
-            let (header, packet) = self.room(arena).unwrap_or(buffer)[..len].split_at(self.header_len.min(len));
+            let (header, packet) = room[..len].split_at(self.header_len.min(len));
             match VnetHeader::parse(header).and_then(|header| Split::new(&header, packet)) {
-                Ok(split) if self.room(arena).is_some() && split.in_place(len - self.header_len, arena) => (),
+                Ok(split) if is_in_arena && split.in_place(len - self.header_len, arena) => (),
                 Ok(split) => {
                     if let Some(room) = self.room(arena) {
                         buffer[..len].copy_from_slice(&room[..len]);
