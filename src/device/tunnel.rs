@@ -298,7 +298,7 @@ impl Drop for Tunnel {
 }
 
 impl Shared {
-    /// Starts a thread. If it fails, the tunnel ends.
+    /// Starts a thread. If `body` fails, the tunnel ends.
     fn spawn(
         self: &Arc<Self>,
         name: &str,
