@@ -120,7 +120,7 @@ fn duplicate(fd: i32) -> std::io::Result<OwnedFd> {
 impl NativeTunnel {
     /// Starts a tunnel from the text of a .conf file.
     #[new]
-    #[pyo3(signature = (conf, *, fd=None, tun=None, mtu=None, memory=None, bind=None, learn=0))]
+    #[pyo3(signature = (conf, *, fd=None, tun=None, mtu=None, memory=None, bind=None, learn=0, workers=None))]
     #[allow(clippy::too_many_arguments, reason = "keyword arguments of Python")]
     fn new(
         py: Python<'_>,
@@ -131,6 +131,7 @@ impl NativeTunnel {
         memory: Option<usize>,
         bind: Option<&str>,
         learn: usize,
+        workers: Option<usize>,
     ) -> PyResult<Self> {
         log::start(py)?;
         let Conf { interface, update } = Conf::from_bytes(conf).map_err(|error| errors::from_core(py, &error))?;
@@ -177,6 +178,7 @@ impl NativeTunnel {
         let of_events = Arc::downgrade(&parts);
         let options = Options {
             learned_addresses: learn,
+            workers,
             events: Box::new(move |event| {
                 if let Some(parts) = of_events.upgrade() {
                     parts.note(event);

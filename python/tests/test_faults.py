@@ -491,7 +491,7 @@ def test_a_huge_write_waits_for_its_reader() -> None:
     sent = noise(48 << 20)
 
     async def main() -> None:
-        server, tunnel = pair(memory=8 << 20)
+        server, tunnel = pair(memory=8 << 20, workers=2)
         async with server, tunnel:
             begin = asyncio.Event()
             received: asyncio.Queue[bytes] = asyncio.Queue()

@@ -169,6 +169,8 @@ def test_from_a_file(tmp_path: Path) -> None:
     file.write_text(wg_embed.Config(SERVER_KEY, addresses=["10.0.0.9/32"], mtu=1280).to_conf())
     with wg_embed.Tunnel.from_file(file) as tunnel:
         assert tunnel.net.addresses == ["10.0.0.9"] and tunnel.net.mtu == 1280
+    with pytest.raises(OverflowError):
+        wg_embed.Tunnel.from_file(file, workers=-1)
     with pytest.raises(FileNotFoundError):
         wg_embed.Tunnel.from_file(tmp_path / "missing.conf")
 

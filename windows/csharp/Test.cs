@@ -107,7 +107,9 @@ static class Test {
     using (var config = Config.Parse("[Interface]\n")) {
       Check(Refused(() => Tunnel.Start(config, new TunnelOptions { Mtu = 100 })) == WgError.Invalid, "an MTU");
       Check(Refused(() => Tunnel.Start(config, new TunnelOptions { MemoryLimit = 1 })) == WgError.Invalid, "memory");
-      var tunnel = Tunnel.Start(config, new TunnelOptions());
+      Check(Refused(() => Tunnel.Start(config, new TunnelOptions { Workers = 9 })) == WgError.Invalid, "workers");
+      Tunnel.Start(config, new TunnelOptions { Workers = 8 }).Dispose();
+      var tunnel = Tunnel.Start(config, new TunnelOptions { Workers = -1 });
       Check(Refused(() => tunnel.ForceHandshake(Key.GeneratePrivate())) == WgError.NotFound, "an unknown peer");
       tunnel.Dispose();
       tunnel.Dispose();

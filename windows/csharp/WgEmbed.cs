@@ -416,8 +416,13 @@ namespace WgEmbed {
     public string InterfaceName { get; set; }
     /// <summary>The MTU in bytes, 576 to 65535; 0 is that of the configuration, or 1420.</summary>
     public int Mtu { get; set; }
-    /// <summary>The limit for packets in transit, in bytes: 1.5 to 8 MiB; 0 is 4 MiB.</summary>
+    /// <summary>The limit for packets in transit, in bytes: 1,572,864 to 8,388,608, or 131,072 more at least without
+    /// <see cref="InterfaceName"/>; 0 is 4 MiB.</summary>
     public long MemoryLimit { get; set; }
+    /// <summary>The largest number of threads that help with encryption while one processor is not enough: 1 to 8, or
+    /// -1 for none. 0 is the default: one less than the processors, at most 3, and none on one or two processors or
+    /// with a smaller <see cref="MemoryLimit"/>. They are started under the first such load.</summary>
+    public int Workers { get; set; }
     /// <summary>Whether endpoints may be host names, which the system resolves.</summary>
     public bool ResolveNames { get; set; } = true;
     /// <summary>The level of the tunnel's log.</summary>
@@ -870,6 +875,7 @@ namespace WgEmbed {
           MemoryLimit = (UIntPtr)(ulong)options.MemoryLimit, Resolve = options.ResolveNames ? Resolve : null,
           Tun = memory, Event = Happened, EventUser = Give(inbox), EventDestroy = Forget,
           LogLevel = (int)options.LogLevel, InterfaceName = pin.AddrOfPinnedObject(),
+          Workers = (uint)options.Workers,
         };
         // From here on the library calls the destroy functions, also on failure.
         number = Native.wg_turn_on_with(ref native, uapi);

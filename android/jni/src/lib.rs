@@ -46,7 +46,8 @@ type Result<T> = std::result::Result<T, jni::errors::Error>;
 const METHODS: &[NativeMethod<'static>] = &[
     native_method! {
         static fn turn_on(
-            fd: jint, conf: jbyte[], callbacks: JObject, resolve: jboolean, memory: jlong, mtu: jint, level: jint
+            fd: jint, conf: jbyte[], callbacks: JObject, resolve: jboolean, memory: jlong, mtu: jint, workers: jint,
+            level: jint
         ) -> jint
     },
     native_method! { static fn turn_off(handle: jint, milliseconds: jint) -> jint },

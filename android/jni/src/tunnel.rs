@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Turns a tunnel on with a `.conf` file. `fd` stays the caller's. Without `resolve` names are looked up by the system.
-#[allow(clippy::too_many_arguments)] // Seven are Java's.
+#[allow(clippy::too_many_arguments)] // Eight are Java's.
 pub(crate) fn turn_on<'l>(
     env: &mut Env<'l>,
     _: JClass<'l>,
@@ -32,6 +32,7 @@ pub(crate) fn turn_on<'l>(
     resolve: jboolean,
     memory: jlong,
     mtu: jint,
+    workers: jint,
     level: jint,
 ) -> Result<jint> {
     let conf = bytes::copy(env, &conf)?;
@@ -54,6 +55,7 @@ pub(crate) fn turn_on<'l>(
         event_user: share(&callbacks),
         event_destroy: Some(destroy),
         log_level: level,
+        workers: workers.cast_unsigned(),
         ..wg_options_t::default()
     };
     if resolve {

@@ -12,6 +12,10 @@ public struct TunnelOptions: Sendable {
   public var memoryLimit: Int?
   /// The largest number of peers; nil for 65,536.
   public var maxPeers: Int?
+  /// The largest number of threads that help with encryption while one processor is not enough: 0 to 8. nil is the
+  /// default: one less than the processors, at most 3, and none on one or two processors or with a smaller
+  /// `memoryLimit`. They are started under the first such load.
+  public var workers: Int?
   /// The log level of this tunnel; nil for that of `WgLog`.
   public var logLevel: LogLevel?
   /// Looks up host names; nil for the resolver of the system.
@@ -30,6 +34,7 @@ public struct TunnelOptions: Sendable {
     raw.mtu = UInt32(clamping: config.mtu ?? mtu)
     raw.memory_limit = memoryLimit.map { Int(clamping: $0) } ?? 0
     raw.max_peers = maxPeers.map { UInt32(clamping: $0) } ?? 0
+    raw.workers = workers.map { $0 == 0 ? UInt32(WG_WORKERS_NONE) : UInt32(clamping: Int32(clamping: $0)) } ?? 0
     raw.log_level = logLevel?.rawValue ?? WG_LOG_INHERIT.rawValue
     raw.resolve = wg_resolve_system
     if let resolver {

@@ -56,6 +56,7 @@ class Tunnel:
         memory: Optional[int] = None,
         bind: Optional[str] = None,
         learn: int = 0,
+        workers: Optional[int] = None,
     ) -> Tunnel: ...
     def close(self) -> None: ...
     @property

@@ -73,7 +73,9 @@ class Tunnel(Closing):
     `fd`, a descriptor that carries IP packets (of which it uses a duplicate), or `tun`, the name of a TUN device to
     create. `mtu` replaces the MTU of the configuration; `memory` limits the buffers of `net`, in bytes. `bind` is the
     local address of its UDP socket, by default all addresses. `learn` is the number of source addresses of each peer
-    that are learned from its packets and added to its allowed IPs.
+    that are learned from its packets and added to its allowed IPs. `workers` is the largest number of threads that help
+    with encryption while one processor is not enough, 0 to 8; by default it is one less than the processors, at most 3,
+    and 0 on one or two processors.
 
     Its functions may be called on any thread. It ends with `close()`, at the end of a `with` block, or when nothing
     refers to it or to `net`. Raises `ConfigError` or `OSError` if it cannot be started.
@@ -89,9 +91,12 @@ class Tunnel(Closing):
         memory: Optional[int] = None,
         bind: Optional[str] = None,
         learn: int = 0,
+        workers: Optional[int] = None,
     ) -> None:
         conf = _conf_bytes(config)
-        self._native = _native.Tunnel(conf, fd=fd, tun=tun, mtu=mtu, memory=memory, bind=bind, learn=learn)
+        self._native = _native.Tunnel(
+            conf, fd=fd, tun=tun, mtu=mtu, memory=memory, bind=bind, learn=learn, workers=workers
+        )
         native_net = self._native.net
         self._net = None if native_net is None else Network(native_net, self._native)
         self._events = _Events(self._native)
@@ -107,11 +112,12 @@ class Tunnel(Closing):
         memory: Optional[int] = None,
         bind: Optional[str] = None,
         learn: int = 0,
+        workers: Optional[int] = None,
     ) -> Tunnel:
         """Returns the tunnel of a .conf file."""
         with open(path, "rb") as file:
             conf = file.read()
-        return cls(conf, fd=fd, tun=tun, mtu=mtu, memory=memory, bind=bind, learn=learn)
+        return cls(conf, fd=fd, tun=tun, mtu=mtu, memory=memory, bind=bind, learn=learn, workers=workers)
 
     def close(self) -> None:
         """Ends the tunnel; every connection and descriptor of its network gets an error. Idempotent."""

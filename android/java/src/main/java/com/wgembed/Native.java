@@ -30,7 +30,7 @@ final class Native {
     }
 
     static native int turnOn(
-            int fd, byte[] conf, Object callbacks, boolean resolve, long memory, int mtu, int level);
+            int fd, byte[] conf, Object callbacks, boolean resolve, long memory, int mtu, int workers, int level);
 
     /** Waits without a limit if {@code milliseconds} is negative. */
     static native int turnOff(int handle, int milliseconds);

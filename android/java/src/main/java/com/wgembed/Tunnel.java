@@ -146,6 +146,7 @@ public final class Tunnel implements Closeable {
         private Network network;
         private Hooks.Ended ended;
         private long memoryLimit;
+        private int workers;
         private int logLevel = -1;
 
         private Builder(ParcelFileDescriptor tun, Config config) {
@@ -224,6 +225,19 @@ public final class Tunnel implements Closeable {
         }
 
         /**
+         * Sets the largest number of threads that help with encryption while one processor is not enough. They are
+         * started under the first such load. The default is one less than the processors, at most 3, and none on one
+         * or two processors or with a smaller memory limit.
+         *
+         * @param threads 1 to 8, -1 for none, or 0 for the default
+         * @return this
+         */
+        public Builder workers(int threads) {
+            workers = threads;
+            return this;
+        }
+
+        /**
          * Sets the log level of this tunnel. {@link WgEmbed#setLogSink} sets the sink.
          *
          * @param level {@link WgEmbed#LOG_OFF} to {@link WgEmbed#LOG_TRACE}, or -1 for the level of the sink
@@ -246,7 +260,8 @@ public final class Tunnel implements Closeable {
             Hooks hooks = new Hooks(protector, resolver, listener, dispatcher, ended);
             hooks.network = network;
             int handle = WgException.check(Native.turnOn(
-                    tun.getFd(), config.bytes(), hooks, hooks.resolves(), memoryLimit, config.mtu(), logLevel));
+                    tun.getFd(), config.bytes(), hooks, hooks.resolves(), memoryLimit, config.mtu(), workers,
+                    logLevel));
             closed(tun);
             return new Tunnel(handle, hooks, config);
         }

@@ -71,7 +71,7 @@ public class TunnelTest {
 
     @Test
     public void anUpdateKeepsSessions() throws Exception {
-        try (Tunnel tunnel = builder(client("127.0.0.1")).start()) {
+        try (Tunnel tunnel = builder(client("127.0.0.1")).workers(8).start()) {
             Phone.passes(left[1], Phone.packet(1, 2), right[1]);
             long handshake = tunnel.peers().get(0).lastHandshakeMillis;
             int port = tunnel.listenPort();
@@ -190,6 +190,9 @@ public class TunnelTest {
             throw new IllegalStateException("the app's");
         });
         assertEquals(WgException.Code.PERMISSION, assertThrows(WgException.class, throwing::start).code());
+        builder(client("127.0.0.1")).workers(-1).start().close();
+        Tunnel.Builder crowded = builder(client("127.0.0.1")).workers(9);
+        assertEquals(WgException.Code.INVALID, assertThrows(WgException.class, crowded::start).code());
     }
 
     @Test
