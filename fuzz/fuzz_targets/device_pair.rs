@@ -198,7 +198,7 @@ fuzz_target!(|input: &[u8]| {
     let mut input = Input(input);
     let mut pair = Pair::new();
     for _ in 0..MAX_OPERATIONS {
-        let Some(kind) = input.next() else { break };
+        let Some(kind) = input.next_byte() else { break };
         pair.run(kind, &mut input);
     }
     pair.heal();

@@ -197,7 +197,7 @@ impl Tunnel {
 fuzz_target!(|input: &[u8]| {
     let mut input = Input(input);
     let mut tunnel = Tunnel::new();
-    while let Some(kind) = input.next() {
+    while let Some(kind) = input.next_byte() {
         let options = input.byte();
         let len = usize::from(kind >> 4) << 8 | usize::from(input.byte());
         let mut packet = input.bytes(len.min(MTU.into())).to_vec();

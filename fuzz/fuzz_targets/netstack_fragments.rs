@@ -18,7 +18,8 @@ const FRAGMENT: u8 = 44;
 
 /// The addresses of a datagram, and its UDP header and contents.
 fn datagram(number: u8) -> (IpAddr, IpAddr, Vec<u8>) {
-    let (from, to, start) = if number % 2 == 0 { ("10.0.0.1", "10.0.0.2", 20) } else { ("fd00::1", "fd00::2", 40) };
+    let (from, to, start) =
+        if number.is_multiple_of(2) { ("10.0.0.1", "10.0.0.2", 20) } else { ("fd00::1", "fd00::2", 40) };
     let (from, to) = (ip(from), ip(to));
     let len = 9 + 67 * usize::from(number);
     let mut payload: Vec<u8> = (0..len).map(|at| (at % 251) as u8 ^ number.wrapping_mul(37)).collect();
@@ -37,7 +38,7 @@ fn fragment(kind: u8, number: u8, offset: u8, len: u8) -> Vec<u8> {
     let piece = &payload[start..end];
     let mut packet = if from.is_ipv4() {
         let mut packet = packet(from, to, UDP, piece);
-        let place = (start as u16 / 8 | u16::from(more) << 13).to_be_bytes();
+        let place = ((start as u16 / 8) | (u16::from(more) << 13)).to_be_bytes();
         packet[4..8].copy_from_slice(&[7, number, place[0], place[1]]);
         packet
     } else {

@@ -35,7 +35,7 @@ impl Intercept for Handler {
 
     fn flow(&self, flow: UdpFlow) {
         let _ = flow.try_send(&[7; 3000]);
-        if flow.destination().port() % 5 == 0 {
+        if flow.destination().port().is_multiple_of(5) {
             return flow.refuse();
         }
         let mut flows = self.flows.lock().unwrap();

@@ -151,7 +151,7 @@ fuzz_target!(|input: &[u8]| {
         stamped: 0,
         replies: Vec::new(),
     };
-    while let Some(kind) = input.next() {
+    while let Some(kind) = input.next_byte() {
         let sender = usize::from(kind & 1);
         match kind >> 1 & 3 {
             0 => {

@@ -76,7 +76,7 @@ fn follow(packet: &[u8], payload: &[u8], flags: u8) -> Option<Vec<u8>> {
 
 fn read_packets(mut input: Input<'_>) -> Vec<Vec<u8>> {
     let mut packets: Vec<Vec<u8>> = Vec::new();
-    while let Some(kind) = input.next() {
+    while let Some(kind) = input.next_byte() {
         let len = usize::from(input.byte());
         let bytes = input.bytes(len);
         match kind & 3 {

@@ -111,8 +111,7 @@ fuzz_target!(|input: &[u8]| {
     let limits = Limits { host_names: flags & 1 == 1, bytes: if flags & 2 == 2 { 200 } else { 1 << 20 }, peers: 8 };
     let (backend, expected) = (Recorder::default(), Recorder::default());
     let mut client = Client { sends: text, piece: usize::from(*piece).max(1), receives: Vec::new() };
-    let mut options = Options::default();
-    options.limits = limits;
+    let options = Options { limits, ..Options::default() };
     let ends_well = serve(&mut client, &backend, &options).is_ok();
     let replies = replies(text, &expected, limits);
     assert_eq!((String::from_utf8(client.receives).unwrap(), ends_well), replies);

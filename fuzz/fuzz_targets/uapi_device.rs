@@ -149,7 +149,7 @@ fuzz_target!(|input: &[u8]| {
     let device = Device::new(Arc::new(tun), MemNetwork::new().bind(ip("192.0.2.9")), options);
     let mut model = Model::default();
     let mut update = Update::default();
-    while let Some(kind) = input.next() {
+    while let Some(kind) = input.next_byte() {
         if !extend(&mut update, kind, input.byte()) {
             continue;
         }

@@ -9,8 +9,10 @@ use wg_embed_wireproto::{
     Builder, Decoder, Error, Event, Kind, Message, Order, Pairs, Problem, ReadOptions, Record, Tolerance, WriteOptions,
 };
 
-/// All of a record, as numbers that differ if anything does.
-fn summary(record: &Record<'_>) -> Vec<(usize, Vec<u8>)> {
+/// All of a record: for each pair the length of its name, and its bytes.
+type Summary = Vec<(usize, Vec<u8>)>;
+
+fn summary(record: &Record<'_>) -> Summary {
     let pairs = |pairs: Pairs<'_>| {
         assert_eq!(pairs.iter().count(), pairs.len());
         pairs.iter().map(|pair| (pair.name.len(), [pair.name.as_bytes(), pair.value].concat())).collect::<Vec<_>>()
@@ -24,13 +26,13 @@ fn summary(record: &Record<'_>) -> Vec<(usize, Vec<u8>)> {
 }
 
 /// What the static reader finds in the first message; and how long that is.
-fn parse(bytes: &[u8], options: &ReadOptions) -> Result<(Vec<Vec<(usize, Vec<u8>)>>, usize), Error> {
+fn parse(bytes: &[u8], options: &ReadOptions) -> Result<(Vec<Summary>, usize), Error> {
     let (message, rest) = Message::parse_first(bytes, options)?;
     Ok((message.records().map(|record| summary(&record)).collect(), bytes.len() - rest.len()))
 }
 
 /// What the streaming reader finds in it.
-fn feed(bytes: &[u8], piece: usize, options: &ReadOptions) -> Result<Vec<Vec<(usize, Vec<u8>)>>, Error> {
+fn feed(bytes: &[u8], piece: usize, options: &ReadOptions) -> Result<Vec<Summary>, Error> {
     let mut decoder = Decoder::new(*options);
     let mut records = Vec::new();
     for mut input in bytes.chunks(piece) {

@@ -5,7 +5,7 @@ pub struct Input<'a>(pub &'a [u8]);
 
 impl<'a> Input<'a> {
     /// Takes a byte; `None` at the end.
-    pub fn next(&mut self) -> Option<u8> {
+    pub fn next_byte(&mut self) -> Option<u8> {
         let (first, rest) = self.0.split_first()?;
         self.0 = rest;
         Some(*first)
@@ -13,7 +13,7 @@ impl<'a> Input<'a> {
 
     /// Takes a number of one byte.
     pub fn byte(&mut self) -> u8 {
-        self.next().unwrap_or_default()
+        self.next_byte().unwrap_or_default()
     }
 
     /// Takes a number of two bytes.

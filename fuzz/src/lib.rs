@@ -2,6 +2,7 @@
 //! with, the devices of the tests, and packets in and out of a stack.
 
 #[path = "../../tests/common/mod.rs"]
+#[allow(clippy::new_without_default, reason = "it is public in this package only")]
 pub mod common;
 mod input;
 pub mod plain;
@@ -62,7 +63,7 @@ pub fn arena() -> PacketArena {
 
 /// Gives a stack one packet.
 pub fn write(tun: &dyn Tun, packet: &[u8]) {
-    tun.write(PacketList { buffer: packet, ranges: &[0..packet.len()] });
+    tun.write(PacketList { buffer: packet, ranges: std::slice::from_ref(&(0..packet.len())) });
 }
 
 /// Takes everything that a stack sends, and calls `packet` with each.
