@@ -83,7 +83,10 @@ done
 tests() {
   local target=$1 upper=${1//-/_} suites=("${suites[@]}")
   case $target in
-    *-windows-*) suites+=(--test wintun -p wg-embed-cli -p wg-embed-manager --bin wg-embed --test windows) ;;
+    *-windows-*)
+      suites+=(--test wintun -p wg-embed-cli -p wg-embed-manager --bin wg-embed --test windows)
+      suites+=(-p wg-embed-tunnel --test engine)
+      ;;
   esac
   upper=${upper^^}
   env "CC_${target//-/_}=$2" "CARGO_TARGET_${upper}_LINKER=$3" "CARGO_TARGET_${upper}_RUNNER=$4" \
