@@ -85,8 +85,8 @@ class Mmsghdr(ctypes.Structure):
 
 
 def flood(kind, rate, public, target):
-    """Sends at this rate, in steps of a millisecond, until its standard input ends. Then prints the rate reached.
-    "bulk" goes through the tunnel, and everything else to its port.
+    """Sends at this rate, in steps of a millisecond, until its standard input ends. Then prints the rate reached, of
+    what the system accepted. "bulk" goes through the tunnel, and everything else to its port.
 
     By sendmmsg(2), as a flood that takes much processor time to make says more about itself than about what it hits."""
     sendmmsg = ctypes.CDLL(None, use_errno=True).sendmmsg
@@ -97,17 +97,18 @@ def flood(kind, rate, public, target):
     os.set_blocking(0, False)
     ready = [Iovec(message, len(message)) for message in messages(kind, public)]
     headers = (Mmsghdr * len(ready))(*[Mmsghdr(iovec=ctypes.pointer(one), iovec_len=1) for one in ready])
-    sent, begin = 0, time.monotonic()
+    tried, sent, begin = 0, 0, time.monotonic()
     print("begun", flush=True)
     while sys.stdin.buffer.raw.read(1) is None:
-        due = min(int((time.monotonic() - begin) * rate), sent + rate // 100 + 1)
-        while sent < due:
-            at = sent % len(ready)
-            first, most = ctypes.byref(headers, at * ctypes.sizeof(Mmsghdr)), min(due - sent, len(ready) - at)
+        due = min(int((time.monotonic() - begin) * rate), tried + rate // 100 + 1)
+        while tried < due:
+            at = tried % len(ready)
+            first, most = ctypes.byref(headers, at * ctypes.sizeof(Mmsghdr)), min(due - tried, len(ready) - at)
             count = sendmmsg(out.fileno(), first, most, 0)
             if count < 0 and ctypes.get_errno() not in (errno.EAGAIN, errno.ENOBUFS, errno.ECONNREFUSED):
                 raise OSError(ctypes.get_errno(), "sendmmsg")
-            sent += max(count, 1)
+            tried += max(count, 1)
+            sent += max(count, 0)
         time.sleep(0.001)
     print(int(sent / (time.monotonic() - begin)))
 
