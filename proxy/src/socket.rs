@@ -233,7 +233,8 @@ fn prepare(socket: &impl AsFd) {
     }
 }
 
-/// Whether accepted sockets have their listener's options.
+/// Whether accepted sockets have their listener's options, so that no client needs system calls for them. Where an
+/// emulation of Linux differs, accepted sockets have the system's defaults.
 const INHERITS_OPTIONS: bool = cfg!(any(target_os = "linux", target_os = "android"));
 
 /// A listener for clients. Dropping it removes its file, if that is still the same.
