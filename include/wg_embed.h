@@ -154,7 +154,7 @@
 #define WG_WORKERS_MAX 8
 
 /**
- * The `workers` of a tunnel that only its own threads work for.
+ * The `workers` of a tunnel that must have none.
  *
  * Since: 0.1.0
  */
@@ -1123,11 +1123,11 @@ typedef struct wg_options_t {
    */
   uint32_t max_peers;
   /**
-   * Limit for packets in transit and staged packets, in bytes: WG_MEMORY_MIN to WG_MEMORY_MAX, or 0 for 4 MiB; with
-   * `tun` and with `transport` the minimum is 128 KiB higher each. At the limit the peer with the most staged bytes
-   * loses packets to one with fewer; otherwise packets are dropped. Drops are counted ("out_memory_full"). One
-   * packet of each peer may always wait. Peers are not included: about 1 KiB each, and 3 KiB more while there are
-   * sessions. wg_memory_usage() returns the present use.
+   * Limit for packets in transit and staged packets, in bytes: WG_MEMORY_MIN to WG_MEMORY_MAX, or 0 for 4 MiB;
+   * `tun` and `transport` each raise the minimum by 128 KiB. At the limit the peer with the most staged bytes loses
+   * packets to one with fewer; otherwise packets are dropped. Drops are counted ("out_memory_full"). One packet of
+   * each peer may always wait. Peers are not included: about 1 KiB each, and 3 KiB more while there are sessions.
+   * wg_memory_usage() returns the present use.
    */
   size_t memory_limit;
   /**
@@ -1217,8 +1217,8 @@ typedef struct wg_options_t {
    * name as the same network. The process must run as administrator. A tunnel whose adapter is disabled or removed
    * ends (WG_EVENT_ENDED).
    *
-   * On Linux it is a TUN device, 1 to 15 bytes, for which the process needs CAP_NET_ADMIN. It is down: the tunnel
-   * opens its port when the interface is brought up, and closes it when the interface is taken down.
+   * On Linux it is a TUN device, 1 to 15 bytes, for which the process needs CAP_NET_ADMIN. Initially it is down: the
+   * tunnel opens its port when the interface is brought up, and closes it when the interface is taken down.
    */
   const char *interface_name;
   /**
@@ -1812,7 +1812,7 @@ typedef struct wg_manager_workspace_t {
    */
   uint32_t reserved;
   /**
-   * Its id; each workspace has another one.
+   * Its id, which no other workspace has.
    */
   uint8_t id[WG_MANAGER_ID_LEN];
 } wg_manager_workspace_t;
@@ -1841,7 +1841,7 @@ typedef struct wg_manager_agent_t {
    */
   const char *ping;
   /**
-   * Its id; each agent has another one.
+   * Its id, which no other agent has.
    */
   uint8_t id[WG_MANAGER_ID_LEN];
   /**
@@ -1878,7 +1878,7 @@ typedef struct wg_manager_state_t {
    */
   const char *name;
   /**
-   * The settings of the system's network, one a line:
+   * The settings of the system's network, one per line:
    * "address=10.0.0.2/24", "dns=10.0.0.1", "search=example.com" and "mtu=1420" as from wg_conf_parse();
    * "route=10.0.0.0/8", a route into the tunnel, and "exclude=192.0.2.7/32", a route outside it, both also with a
    * gateway: "route=10.0.0.0/8 via 10.0.0.1"; "router=10.0.0.1", the IPv4 router;
@@ -1974,10 +1974,10 @@ extern "C" {
 /**
  * Creates a tunnel between `tun_fd` and the network, and starts it.
  *
- * `tun_fd` reads and writes one IP packet a call: a TUN device (created with IFF_NO_PI, with or without IFF_VNET_HDR),
- * the descriptor of Android's VpnService, a utun of Apple's systems (with four bytes in front of each packet), or one
- * end of a SOCK_DGRAM or SOCK_SEQPACKET socketpair. The MTU is that of the interface, or 1420 if it does not report
- * one (see wg_options_t).
+ * `tun_fd` reads and writes one IP packet per call: a TUN device (created with IFF_NO_PI, with or without
+ * IFF_VNET_HDR), the descriptor of Android's VpnService, a utun of Apple's systems (with four bytes in front of each
+ * packet), or one end of a SOCK_DGRAM or SOCK_SEQPACKET socketpair. The MTU is that of the interface, or 1420 if it
+ * does not report one (see wg_options_t).
  *
  * `uapi` is the configuration: the lines of a UAPI `set` without `set=1`,
  * "private_key=..\nlisten_port=..\n" and so on. It may be "". When this returns, it has been applied as a whole, and
@@ -2019,7 +2019,7 @@ int32_t wg_turn_on(int32_t tun_fd, const char *uapi);
  * WG_ERR_PERMISSION if `protect` refuses a socket; WG_ERR_UNSUPPORTED if a field is set that is unknown to this
  * library, or `net` in a library that was built without it. For an interface also WG_ERR_PERMISSION if the process may
  * not create it, WG_ERR_BUSY or WG_ERR_EXISTS if its name is in use, WG_ERR_NOT_FOUND without wintun.dll or the
- * system's device node, and WG_ERR_UNSUPPORTED on other platforms than Linux, Android and Windows.
+ * system's device node, and WG_ERR_UNSUPPORTED on platforms other than Linux, Android and Windows.
  * Threads: any. It does not wait for look-ups of host names, unless it fails while the app's `resolve` is running.
  * Since: 0.1.0
  */
@@ -3033,7 +3033,7 @@ wg_result_t wg_net_stop_proxy(int32_t handle, int32_t proxy);
  * Errors in the request or a command are reported in the response, which then begins with NAK (0x15) in place of ACK
  * (0x06); they are not errors of this function. A tunnel's handle is one client: its events are queued from its first
  * command `events` on, independently of wg_next_event() and the callback. A command `events` with a field `wait` waits
- * for an event, 30 seconds a request at most.
+ * for an event, at most 30 seconds per request.
  *
  * Memory: on success the caller owns `*response` (`*response_len` bytes), and frees it with wg_free(), which wipes it:
  * it may contain keys, as it includes a copy of each command. On failure nothing is written. `request` is not kept.

@@ -81,7 +81,7 @@ pub const WG_PEERS_DEFAULT: u32 = 65_536;
 /// Since: 0.1.0
 pub const WG_WORKERS_MAX: u32 = 8;
 
-/// The `workers` of a tunnel that only its own threads work for.
+/// The `workers` of a tunnel that must have none.
 ///
 /// Since: 0.1.0
 pub const WG_WORKERS_NONE: u32 = 4_294_967_295;

@@ -25,10 +25,10 @@ use wg_embed::{
 
 /// Creates a tunnel between `tun_fd` and the network, and starts it.
 ///
-/// `tun_fd` reads and writes one IP packet a call: a TUN device (created with IFF_NO_PI, with or without IFF_VNET_HDR),
-/// the descriptor of Android's VpnService, a utun of Apple's systems (with four bytes in front of each packet), or one
-/// end of a SOCK_DGRAM or SOCK_SEQPACKET socketpair. The MTU is that of the interface, or 1420 if it does not report
-/// one (see wg_options_t).
+/// `tun_fd` reads and writes one IP packet per call: a TUN device (created with IFF_NO_PI, with or without
+/// IFF_VNET_HDR), the descriptor of Android's VpnService, a utun of Apple's systems (with four bytes in front of each
+/// packet), or one end of a SOCK_DGRAM or SOCK_SEQPACKET socketpair. The MTU is that of the interface, or 1420 if it
+/// does not report one (see wg_options_t).
 ///
 /// `uapi` is the configuration: the lines of a UAPI `set` without `set=1`,
 /// "private_key=..\nlisten_port=..\n" and so on. It may be "". When this returns, it has been applied as a whole, and
@@ -74,7 +74,7 @@ pub unsafe extern "C" fn wg_turn_on(tun_fd: i32, uapi: *const c_char) -> i32 {
 /// WG_ERR_PERMISSION if `protect` refuses a socket; WG_ERR_UNSUPPORTED if a field is set that is unknown to this
 /// library, or `net` in a library that was built without it. For an interface also WG_ERR_PERMISSION if the process may
 /// not create it, WG_ERR_BUSY or WG_ERR_EXISTS if its name is in use, WG_ERR_NOT_FOUND without wintun.dll or the
-/// system's device node, and WG_ERR_UNSUPPORTED on other platforms than Linux, Android and Windows.
+/// system's device node, and WG_ERR_UNSUPPORTED on platforms other than Linux, Android and Windows.
 /// Threads: any. It does not wait for look-ups of host names, unless it fails while the app's `resolve` is running.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]

@@ -18,7 +18,7 @@ use wg_embed::{
 /// Errors in the request or a command are reported in the response, which then begins with NAK (0x15) in place of ACK
 /// (0x06); they are not errors of this function. A tunnel's handle is one client: its events are queued from its first
 /// command `events` on, independently of wg_next_event() and the callback. A command `events` with a field `wait` waits
-/// for an event, 30 seconds a request at most.
+/// for an event, at most 30 seconds per request.
 ///
 /// Memory: on success the caller owns `*response` (`*response_len` bytes), and frees it with wg_free(), which wipes it:
 /// it may contain keys, as it includes a copy of each command. On failure nothing is written. `request` is not kept.

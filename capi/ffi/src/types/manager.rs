@@ -142,7 +142,7 @@ pub struct wg_manager_workspace_t {
     pub status: u32,
     /// 0.
     pub reserved: u32,
-    /// Its id; each workspace has another one.
+    /// Its id, which no other workspace has.
     pub id: [u8; WG_MANAGER_ID_LEN],
 }
 
@@ -161,7 +161,7 @@ pub struct wg_manager_agent_t {
     pub addresses: *const c_char,
     /// The address to ping; NULL for the first of `addresses`, "" for no pings.
     pub ping: *const c_char,
-    /// Its id; each agent has another one.
+    /// Its id, which no other agent has.
     pub id: [u8; WG_MANAGER_ID_LEN],
     /// The id of its workspace.
     pub workspace: [u8; WG_MANAGER_ID_LEN],
@@ -184,7 +184,7 @@ pub struct wg_manager_state_t {
     pub conf_len: usize,
     /// The name of the workspace if `agents` is NULL; NULL for "wg".
     pub name: *const c_char,
-    /// The settings of the system's network, one a line:
+    /// The settings of the system's network, one per line:
     /// "address=10.0.0.2/24", "dns=10.0.0.1", "search=example.com" and "mtu=1420" as from wg_conf_parse();
     /// "route=10.0.0.0/8", a route into the tunnel, and "exclude=192.0.2.7/32", a route outside it, both also with a
     /// gateway: "route=10.0.0.0/8 via 10.0.0.1"; "router=10.0.0.1", the IPv4 router;

@@ -54,11 +54,11 @@ pub struct wg_options_t {
     pub mtu: u32,
     /// The largest number of peers: up to 16777216, or 0 for 65536. Each takes about 1 KiB.
     pub max_peers: u32,
-    /// Limit for packets in transit and staged packets, in bytes: WG_MEMORY_MIN to WG_MEMORY_MAX, or 0 for 4 MiB; with
-    /// `tun` and with `transport` the minimum is 128 KiB higher each. At the limit the peer with the most staged bytes
-    /// loses packets to one with fewer; otherwise packets are dropped. Drops are counted ("out_memory_full"). One
-    /// packet of each peer may always wait. Peers are not included: about 1 KiB each, and 3 KiB more while there are
-    /// sessions. wg_memory_usage() returns the present use.
+    /// Limit for packets in transit and staged packets, in bytes: WG_MEMORY_MIN to WG_MEMORY_MAX, or 0 for 4 MiB;
+    /// `tun` and `transport` each raise the minimum by 128 KiB. At the limit the peer with the most staged bytes loses
+    /// packets to one with fewer; otherwise packets are dropped. Drops are counted ("out_memory_full"). One packet of
+    /// each peer may always wait. Peers are not included: about 1 KiB each, and 3 KiB more while there are sessions.
+    /// wg_memory_usage() returns the present use.
     pub memory_limit: usize,
     /// Called with each UDP socket before anything is sent on it, when the tunnel is turned on and whenever its sockets
     /// are reopened; or NULL. If it refuses a socket, nothing is sent on it: wg_turn_on_with() fails; later on the
@@ -112,8 +112,8 @@ pub struct wg_options_t {
     /// name as the same network. The process must run as administrator. A tunnel whose adapter is disabled or removed
     /// ends (WG_EVENT_ENDED).
     ///
-    /// On Linux it is a TUN device, 1 to 15 bytes, for which the process needs CAP_NET_ADMIN. It is down: the tunnel
-    /// opens its port when the interface is brought up, and closes it when the interface is taken down.
+    /// On Linux it is a TUN device, 1 to 15 bytes, for which the process needs CAP_NET_ADMIN. Initially it is down: the
+    /// tunnel opens its port when the interface is brought up, and closes it when the interface is taken down.
     pub interface_name: *const c_char,
     /// The largest number of threads that help with encryption while one processor is not enough: up to WG_WORKERS_MAX;
     /// WG_WORKERS_NONE; or 0 for the default. That is one less than the processors that the process may use, and at
