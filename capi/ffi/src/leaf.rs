@@ -52,8 +52,8 @@ pub unsafe fn has_peer(handle: i32, public_key: *const u8) -> wg_result_t {
     })
 }
 
-/// As [`wg_keys_generate_private`], for functions without a result: on failure the key becomes all zeros, which settings
-/// take for none.
+/// As [`wg_keys_generate_private`], for functions without a result: on failure the key becomes all zeros, which
+/// settings take for none.
 ///
 /// # Safety
 /// `private_key` is NULL or has room for 32 bytes.
