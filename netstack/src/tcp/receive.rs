@@ -8,6 +8,9 @@ use super::{Budget, buffer::Ring, header::LARGEST_SCALE, ranges::Ranges};
 
 /// The maximum delay of an ACK.
 pub(super) const ACK_DELAY: Duration = Duration::from_millis(40);
+/// The maximum delay of the ACK of a FIN, which our FIN replaces if the program ends its direction in time. The peer
+/// sends no tail loss probe that early (RFC 8985, 7.2).
+pub(super) const FIN_ACK_DELAY: Duration = Duration::from_millis(10);
 /// The number of segments that are acknowledged at once.
 const ACK_EVERY: u8 = 2;
 /// The minimum round trip time for tuning the window: one tick of our timestamps.
@@ -191,22 +194,21 @@ impl Receiver {
         if start < before && !payload.is_empty() {
             self.note_duplicate(start, end.min(before));
         }
-        if self.fin == Some(self.next) {
-            self.next += 1;
-            self.apart.clear();
-            self.acknowledge_now();
-        }
         if self.next > before {
             self.waiting = self.waiting.saturating_add(1);
             // A segment that fills part of a gap is acknowledged at once: RFC 5681, 4.2.
             if self.waiting >= ACK_EVERY || !self.apart.is_empty() {
                 self.acknowledge_now();
-            } else if self.due == Due::Nothing {
-                self.due = Due::Later(now + ACK_DELAY);
+            } else {
+                self.acknowledge_by(now + ACK_DELAY);
             }
-            return true;
         }
-        false
+        if self.fin == Some(self.next) {
+            self.next += 1;
+            self.apart.clear();
+            self.acknowledge_by(now + FIN_ACK_DELAY);
+        }
+        self.next > before
     }
 
     /// Stores data inside the window. Returns whether there was room.
@@ -276,6 +278,15 @@ impl Receiver {
         if !matches!(self.due, Due::Now(_)) {
             self.due = Due::Now(1);
         }
+    }
+
+    /// Sets that an ACK is sent at `at`, unless it is sent earlier anyway.
+    fn acknowledge_by(&mut self, at: Instant) {
+        self.due = match self.due {
+            Due::Nothing => Due::Later(at),
+            Due::Later(before) => Due::Later(before.min(at)),
+            Due::Now(times) => Due::Now(times),
+        };
     }
 
     fn repeat_acknowledgement(&mut self) {

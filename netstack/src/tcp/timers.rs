@@ -49,6 +49,12 @@ impl Timers {
         self.0[timer as usize] = at.as_nanos();
     }
 
+    /// Sets a timer unless it is due earlier anyway.
+    pub(super) fn set_by(&mut self, timer: Timer, at: Instant) {
+        let time = &mut self.0[timer as usize];
+        *time = at.as_nanos().min(*time);
+    }
+
     pub(super) fn clear(&mut self, timer: Timer) {
         self.0[timer as usize] = NEVER;
     }

@@ -435,9 +435,11 @@ impl Connection {
             return;
         }
         match self.state {
-            State::Established => self.state = State::CloseWait,
+            // The program may end its direction as well: the ACK is then sent with our FIN.
+            State::Established => return self.state = State::CloseWait,
             State::FinWait1 => self.state = State::Closing,
             _ => self.enter_time_wait(),
         }
+        self.receiver.acknowledge_now();
     }
 }

@@ -79,10 +79,8 @@ impl Connection {
         } else if self.timers.is_set(Timer::Persist) {
             self.timers.clear(Timer::Persist);
         }
-        if !self.timers.is_set(Timer::Acknowledge)
-            && let Some(at) = self.receiver.delayed()
-        {
-            self.timers.set(Timer::Acknowledge, at);
+        if let Some(at) = self.receiver.delayed() {
+            self.timers.set_by(Timer::Acknowledge, at);
         }
         if let (Some(limit), Some(since)) = (self.user_timeout, self.stalled)
             && !self.timers.is_set(Timer::End)

@@ -73,6 +73,39 @@ fn both_fins_may_cross() {
 }
 
 #[test]
+fn our_fin_acknowledges_the_peers() {
+    let mut lone = Lone::new(true);
+    lone.put(0, ACK, &[1; 10]);
+    lone.put(10, FIN, &[]);
+    assert!(lone.sent().is_empty());
+    lone.advance(MS);
+    assert_eq!(lone.read(100).expect("data").len(), 10);
+    assert!(lone.sent().is_empty());
+    lone.tcp.shutdown(Shutdown::Write, lone.now).expect("open");
+    let (header, _) = lone.sent_one();
+    assert_eq!((header.flags.fin, header.ack), (true, PEER.wrapping_add(12)));
+    lone.put_ack(11, 1, &[]);
+    assert!(lone.tcp.is_closed() && lone.tcp.error().is_none());
+}
+
+#[test]
+fn without_our_fin_the_peers_is_acknowledged_later() {
+    // With and without data before it, which alone would be acknowledged after 40 ms.
+    for data in [0, 10] {
+        let mut lone = Lone::new(true);
+        lone.put(0, ACK, &vec![1; data as usize]);
+        lone.put(data, FIN, &[]);
+        assert_eq!(lone.wait(40 * MS), 10 * MS);
+        assert_eq!(lone.sent_one().0.ack, PEER.wrapping_add(2 + data));
+        // Our ACK was lost.
+        lone.put(data, FIN, &[]);
+        assert_eq!(lone.sent_one().0.ack, PEER.wrapping_add(2 + data));
+        lone.tcp.shutdown(Shutdown::Write, lone.now).expect("open");
+        assert!(lone.sent_one().0.flags.fin);
+    }
+}
+
+#[test]
 fn time_wait_keeps_what_was_not_read() {
     let mut lone = Lone::new(true);
     lone.tcp.shutdown(Shutdown::Write, lone.now).expect("open");
