@@ -86,9 +86,8 @@ fn free_port(shared: &Shared, to: SocketAddr, from: std::net::IpAddr, now: Insta
     let counters = &shared.tcp.dialled;
     let counter = counters.get((hash >> 32) as usize % counters.len())?;
     let first = (hash as u16).wrapping_add(counter.fetch_add(1, Ordering::Relaxed));
-    let mut stride = [0; 2];
-    shared.options.random.fill(&mut stride);
-    find_port(first, u16::from_ne_bytes(stride), |port| {
+    let stride = shared.keyed_hash("stride", &(to, first)) as u16;
+    find_port(first, stride, |port| {
         let tuple = FourTuple::new((from, port).into(), to);
         if read(&shared.tcp.listeners).has_port(port)
             || shared.tcp.contains(&tuple)

@@ -102,7 +102,7 @@ impl Tun for StackTun {
     }
 
     fn register(&self, registry: &Arc<mio::Registry>, tokens: Registered<mio::Token>) -> io::Result<bool> {
-        self.0.waiter.register(registry, tokens.other)
+        self.0.waiter.register(registry, tokens)
     }
 
     fn deregister(&self, registry: &mio::Registry) -> io::Result<()> {

@@ -217,6 +217,13 @@ impl Netstack {
         }
     }
 
+    /// Calls `round`, which handles events of several connections on this thread: the tunnel is woken once at its end
+    /// for most of the segments without data that follow from it, such as SYNs and FINs. It must not call this function
+    /// again.
+    pub fn round<R>(&self, round: impl FnOnce() -> R) -> R {
+        self.0.waiter.round(round)
+    }
+
     /// Closes the stack: connections are reset (the peer gets a RST if the tunnel still runs), all calls fail with
     /// `ConnectionAborted` from now on, and waiting threads are woken. The [`Tun`](wg_embed::tun::Tun) reports its end.
     pub fn close(&self) {

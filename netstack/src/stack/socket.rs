@@ -136,7 +136,7 @@ impl TcpSocket {
         drop(state);
         if queue {
             shared.tcp.make_ready(self);
-            shared.waiter.signal();
+            shared.waiter.signal_in_round();
         }
         if let Some(notify) = notify {
             notify.notify();

@@ -4,12 +4,13 @@
 //! sockets; on other systems a condition variable.
 
 use std::{
-    io,
+    cell::Cell,
+    io, ptr,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
-use wg_embed::time::Instant;
+use wg_embed::{poll::Registered, time::Instant};
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 #[path = "waiter/linux.rs"]
@@ -22,6 +23,14 @@ mod imp;
 #[allow(dead_code)]
 #[path = "waiter/fallback.rs"]
 mod fallback;
+
+/// The maximum number of signals that wait for the end of a round.
+const MOST_HELD: u8 = 8;
+
+thread_local! {
+    /// The waiter whose signals this thread holds, and their number.
+    static HELD: Cell<(*const Waiter, u8)> = const { Cell::new((ptr::null(), 0)) };
+}
 
 /// Waits for signals and for one deadline.
 ///
@@ -46,6 +55,37 @@ impl Waiter {
         if !self.busy.load(Ordering::SeqCst) && !self.busy.swap(true, Ordering::SeqCst) {
             self.imp.wake();
         }
+    }
+
+    /// Does the same as [`signal`](Self::signal), within a [`round`](Self::round) of this thread at its end.
+    pub(super) fn signal_in_round(&self) {
+        match HELD.get() {
+            (waiter, held) if ptr::eq(waiter, self) && held < MOST_HELD => HELD.set((waiter, held + 1)),
+            (waiter, _) if ptr::eq(waiter, self) => {
+                HELD.set((waiter, 0));
+                self.signal();
+            }
+            _ => self.signal(),
+        }
+    }
+
+    /// Calls `round`, which handles several events: one wake-up for all of them is enough. They then also leave in one
+    /// batch. Rounds of one thread are not nested.
+    pub(super) fn round<R>(&self, round: impl FnOnce() -> R) -> R {
+        /// Signals at the end, also after a panic.
+        struct End<'a>(&'a Waiter);
+
+        impl Drop for End<'_> {
+            fn drop(&mut self) {
+                if HELD.replace((ptr::null(), 0)).1 > 0 {
+                    self.0.signal();
+                }
+            }
+        }
+
+        HELD.set((self, 0));
+        let _end = End(self);
+        round()
     }
 
     /// Reports that the reading thread has found nothing. It checks once more after this, and calls
@@ -83,8 +123,8 @@ impl Waiter {
         self.imp.set_deadline(next, now);
     }
 
-    pub(super) fn register(&self, registry: &mio::Registry, token: mio::Token) -> io::Result<bool> {
-        self.imp.register(registry, token)
+    pub(super) fn register(&self, registry: &mio::Registry, tokens: Registered<mio::Token>) -> io::Result<bool> {
+        self.imp.register(registry, tokens)
     }
 
     pub(super) fn deregister(&self, registry: &mio::Registry) -> io::Result<()> {
@@ -135,22 +175,48 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_round_wakes_once_at_its_end() {
+        let [waiter, other] = [(); 2].map(|()| Waiter::new().unwrap());
+        let is_woken = |waiter: &Waiter| waiter.busy.load(Ordering::SeqCst);
+        waiter.round(|| {
+            waiter.signal_in_round();
+            other.signal_in_round();
+            assert!(!is_woken(&waiter) && is_woken(&other), "the other one is not held");
+        });
+        assert!(is_woken(&waiter));
+        waiter.wait(None).unwrap();
+        waiter.set_idle();
+        waiter.round(|| ());
+        assert!(!is_woken(&waiter), "without a reason");
+        waiter.round(|| {
+            (0..MOST_HELD).for_each(|_| waiter.signal_in_round());
+            assert!(!is_woken(&waiter));
+            waiter.signal_in_round();
+            assert!(is_woken(&waiter), "a long round does not hold it for long");
+            waiter.set_idle();
+        });
+        assert!(!is_woken(&waiter));
+        waiter.signal_in_round();
+        assert!(is_woken(&waiter), "there is no round");
+    }
+
     #[cfg(any(target_os = "linux", target_os = "android"))]
     #[test]
     fn another_poll_can_wait_for_it_each_time() {
         let mut poll = mio::Poll::new().unwrap();
         let mut events = mio::Events::with_capacity(4);
         let waiter = Waiter::new().unwrap();
-        assert!(waiter.register(poll.registry(), mio::Token(7)).unwrap());
+        let tokens = Registered { packets: mio::Token(7), other: mio::Token(8) };
+        assert!(waiter.register(poll.registry(), tokens).unwrap());
         for round in 1..5 {
             waiter.signal();
             poll.poll(&mut events, None).unwrap();
             assert!(events.iter().any(|event| event.token() == mio::Token(7)));
-            waiter.wait(Some(Duration::ZERO)).unwrap();
             waiter.set_idle();
             waiter.set_deadline(|| Some(NOW + Duration::from_millis(round)), || NOW);
             poll.poll(&mut events, None).unwrap();
-            assert!(events.iter().any(|event| event.token() == mio::Token(7)));
+            assert!(events.iter().any(|event| event.token() == mio::Token(8)));
             waiter.wait(Some(Duration::ZERO)).unwrap();
         }
         waiter.deregister(poll.registry()).unwrap();

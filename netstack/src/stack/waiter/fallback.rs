@@ -3,7 +3,7 @@
 use std::{io, time::Duration};
 
 use mio::{Registry, Token};
-use wg_embed::{queue::Monitor, time::Instant};
+use wg_embed::{poll::Registered, queue::Monitor, time::Instant};
 
 #[derive(Default)]
 struct State {
@@ -47,7 +47,7 @@ impl Waiter {
         });
     }
 
-    pub(super) fn register(&self, _: &Registry, _: Token) -> io::Result<bool> {
+    pub(super) fn register(&self, _: &Registry, _: Registered<Token>) -> io::Result<bool> {
         Ok(false)
     }
 

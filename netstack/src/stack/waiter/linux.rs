@@ -1,14 +1,16 @@
-//! A poll over a waker and a timer.
+//! A poll over a waker and a timer. Another poll gets the two themselves: in a poll within that poll, each wake-up
+//! would take a call more.
 
 use std::{
-    io,
+    fs::File,
+    io::{self, Write},
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
     sync::Mutex,
     time::Duration,
 };
 
-use mio::{Events, Interest, Poll, Registry, Token, Waker, unix::SourceFd};
-use wg_embed::{process, sync::lock, time::Instant};
+use mio::{Events, Interest, Poll, Registry, Token, unix::SourceFd};
+use wg_embed::{poll::Registered, process, sync::lock, time::Instant};
 
 const WAKER: Token = Token(0);
 const TIMER: Token = Token(1);
@@ -17,19 +19,16 @@ pub(super) struct Waiter {
     poll: Mutex<(Poll, Events)>,
     waker: Waker,
     timer: Timer,
-    /// The descriptor of the poll itself, for other polls.
-    fd: RawFd,
 }
 
 impl Waiter {
     pub(super) fn new() -> io::Result<Self> {
         let poll = Poll::new()?;
-        let waker = Waker::new(poll.registry(), WAKER)?;
-        let timer = Timer::new()?;
-        // An edge for each expiry: the timer is never read.
-        poll.registry().register(&mut SourceFd(&timer.fd.as_raw_fd()), TIMER, Interest::READABLE)?;
-        let fd = poll.as_raw_fd();
-        Ok(Self { poll: Mutex::new((poll, Events::with_capacity(4))), waker, timer, fd })
+        let waiter =
+            Self { waker: Waker::new()?, timer: Timer::new()?, poll: Mutex::new((poll, Events::with_capacity(4))) };
+        let tokens = Registered { packets: WAKER, other: TIMER };
+        waiter.register_both(lock(&waiter.poll).0.registry(), tokens)?;
+        Ok(waiter)
     }
 
     pub(super) fn wake(&self) {
@@ -56,12 +55,47 @@ impl Waiter {
         self.timer.set(next, now);
     }
 
-    pub(super) fn register(&self, registry: &Registry, token: Token) -> io::Result<bool> {
-        registry.register(&mut SourceFd(&self.fd), token, Interest::READABLE).map(|()| true)
+    /// Packets are reported by the waker, everything else by the timer.
+    pub(super) fn register(&self, registry: &Registry, tokens: Registered<Token>) -> io::Result<bool> {
+        self.register_both(registry, tokens).map(|()| true)
+    }
+
+    fn register_both(&self, registry: &Registry, tokens: Registered<Token>) -> io::Result<()> {
+        let [waker_fd, timer_fd] = self.fds();
+        // An edge for each wake-up and each expiry: neither is ever read.
+        registry.register(&mut SourceFd(&waker_fd), tokens.packets, Interest::READABLE)?;
+        registry.register(&mut SourceFd(&timer_fd), tokens.other, Interest::READABLE).inspect_err(|_| {
+            let _ = registry.deregister(&mut SourceFd(&waker_fd));
+        })
     }
 
     pub(super) fn deregister(&self, registry: &Registry) -> io::Result<()> {
-        registry.deregister(&mut SourceFd(&self.fd))
+        self.fds().iter().try_for_each(|fd| registry.deregister(&mut SourceFd(fd)))
+    }
+
+    fn fds(&self) -> [RawFd; 2] {
+        [self.waker.0.as_raw_fd(), self.timer.fd.as_raw_fd()]
+    }
+}
+
+/// Ends waits of polls.
+struct Waker(File);
+
+#[allow(unsafe_code)]
+impl Waker {
+    fn new() -> io::Result<Self> {
+        // SAFETY: takes no pointers.
+        let fd = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor is new, and has no other owner.
+        Ok(Self(unsafe { File::from_raw_fd(fd) }))
+    }
+
+    fn wake(&self) -> io::Result<()> {
+        // It counts up to 2^64.
+        (&self.0).write_all(&1_u64.to_ne_bytes())
     }
 }
 
@@ -93,16 +127,18 @@ impl Timer {
         *lock(&self.armed) = None;
     }
 
-    /// Sets it to the result of `next`, which is called under the lock, so that the latest result is set.
+    /// Sets it to the result of `next`, unless it fires earlier anyway. `next` is called under the lock, so that the
+    /// latest result is set.
     fn set(&self, next: impl FnOnce() -> Option<Instant>, now: impl FnOnce() -> Instant) {
         let mut armed = lock(&self.armed);
-        let next = next();
-        if *armed == next || self.process != process::number() {
+        // A timer that fires too early is set again then: deadlines usually move back, or are removed.
+        let Some(next) = next().filter(|next| armed.is_none_or(|armed| *next < armed)) else { return };
+        if self.process != process::number() {
             return;
         }
-        *armed = next;
+        *armed = Some(next);
         // Relative to now, whatever the clock is; 0 would stop it.
-        let time = next.map_or(Duration::ZERO, |at| at.since(now()).max(Duration::from_nanos(1)));
+        let time = next.since(now()).max(Duration::from_nanos(1));
         let value = libc::timespec { tv_sec: time.as_secs() as _, tv_nsec: time.subsec_nanos() as _ };
         let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         let spec = libc::itimerspec { it_interval: zero, it_value: value };
