@@ -38,6 +38,8 @@ pub(crate) struct Client {
     stage: Stage,
     /// Whether the socket may have bytes to read.
     readable: bool,
+    /// Whether the client sends no more.
+    ended: bool,
     /// Set if the stage has changed: the new time limit.
     limit: Option<Duration>,
     place: Place,
@@ -104,7 +106,9 @@ impl Client {
             input: Vec::new(),
             out: Vec::new(),
             stage: Stage::Talk,
-            readable: false,
+            // Most clients send at once.
+            readable: true,
+            ended: false,
             limit: None,
             place,
         }
@@ -113,6 +117,7 @@ impl Client {
     /// Makes progress without waiting.
     pub(crate) fn go_on(mut self, event: Event, around: &Surroundings<'_>) -> Fate {
         self.readable |= event.readable;
+        self.ended |= event.ended;
         if event.failed && self.socket.error().is_some() {
             return Fate::Done;
         }
@@ -450,6 +455,8 @@ impl Client {
             // The end remains readable: the copying code detects it again.
             Ok(length) => {
                 self.input.extend(&buf[..length]);
+                self.ended |= length == 0;
+                self.readable = self.ended || !self.socket.is_drained_by(length, room);
                 Ok(length)
             }
             Err(e) => {

@@ -90,6 +90,12 @@ pub(crate) struct News {
     pub(crate) stop: Option<End>,
 }
 
+impl News {
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.commands.is_empty() && self.ready.is_empty()
+    }
+}
+
 impl Mailbox {
     pub(crate) fn new(registry: &Registry) -> io::Result<Self> {
         Ok(Self { state: Mutex::default(), waker: Waker::new(registry, Token(WAKER))? })
@@ -101,9 +107,10 @@ impl Mailbox {
             return;
         }
         change(&mut state);
-        if !std::mem::replace(&mut state.is_woken, true)
-            && let Err(error) = self.waker.wake()
-        {
+        let wakes = !std::mem::replace(&mut state.is_woken, true);
+        // The thread, once it is awake, would wait for the lock.
+        drop(state);
+        if wakes && let Err(error) = self.waker.wake() {
             tracing::error!(%error, "the proxy's thread cannot be woken");
         }
     }

@@ -96,6 +96,12 @@ impl Socket {
         }
     }
 
+    /// Returns whether a read of `length` bytes into room for `room` has emptied the socket, so that further bytes are
+    /// another event. A read of a Unix socket may end early, at a message with descriptors.
+    pub(crate) const fn is_drained_by(&self, length: usize, room: usize) -> bool {
+        matches!(self, Self::Tcp(_)) && length < room
+    }
+
     pub(crate) fn write(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
         self.send(parts, 0)
     }
@@ -233,6 +239,17 @@ fn prepare(socket: &impl AsFd) {
     }
 }
 
+/// Lets clients' sockets send the ACK of a request with the response to it.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn answer_soon(listener: &impl AsFd) {
+    if let Err(error) = SockRef::from(listener).set_tcp_quickack(false) {
+        tracing::debug!(%error, "requests are acknowledged at once");
+    }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn answer_soon(_: &impl AsFd) {}
+
 /// Whether accepted sockets have their listener's options, so that no client needs system calls for them. Where an
 /// emulation of Linux differs, accepted sockets have the system's defaults.
 const INHERITS_OPTIONS: bool = cfg!(any(target_os = "linux", target_os = "android"));
@@ -251,6 +268,7 @@ impl Listener {
                 if INHERITS_OPTIONS {
                     prepare(&socket);
                 }
+                answer_soon(&socket);
                 Ok(Self::Tcp(socket))
             }
             Address::Unix(path) => {

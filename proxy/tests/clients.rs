@@ -4,7 +4,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{TcpStream, UdpSocket},
+    net::{Shutdown, TcpStream, UdpSocket},
     time::{Duration, Instant},
 };
 
@@ -111,6 +111,29 @@ fn slow_heads() {
     assert_eq!(rest(slow), [5, 0]);
     let silent = socks5();
     assert_eq!(rest(silent), b"");
+}
+
+#[test]
+fn a_client_that_ends_during_the_dial_is_noticed() {
+    const REQUEST: [u8; 10] = [5, 1, 0, 1, 10, 0, 0, 2, 0, 80];
+    let proxy = proxy();
+    let limits = Limits { dial: PATIENCE, ..Limits::default() };
+    let socks5 = serve(&proxy, Kind::Socks5 { at: at(), login: None, bind: true }, limits);
+    // Its bytes and its end at once.
+    let mut one = socks5();
+    one.write_all(&[&[5, 1, 0], &REQUEST[..]].concat()).unwrap();
+    one.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(rest(one), [5, 0]);
+    // Each by itself.
+    let mut one = socks5();
+    let mut answer = [0; 2];
+    one.write_all(&[5, 1, 0]).unwrap();
+    one.read_exact(&mut answer).unwrap();
+    for byte in REQUEST {
+        one.write_all(&[byte]).unwrap();
+    }
+    one.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(rest(one), b"");
 }
 
 #[test]

@@ -30,7 +30,7 @@ use self::{deadlines::Deadlines, incoming::Incoming, surroundings::Common};
 use crate::{
     client::{self, Client},
     link::Link,
-    mailbox::{Command, End, Mailbox, WAKER},
+    mailbox::{Command, End, Mailbox, News, WAKER},
     proxy::ServiceId,
     service::{Options, Service},
     socket::Listener,
@@ -44,10 +44,15 @@ pub(crate) use wg_embed_netstack::copy::Outcome;
 /// The size of the buffer for datagrams: larger than any of them and its header.
 const SCRATCH: usize = 66 << 10;
 
+/// The maximum number of rounds until the tunnel is woken.
+const MOST_ROUNDS: usize = 4;
+
 /// The events of a socket.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Event {
     pub(crate) readable: bool,
+    /// The other side sends no more.
+    pub(crate) ended: bool,
     pub(crate) writable: bool,
     /// There is an error to read.
     pub(crate) failed: bool,
@@ -57,6 +62,7 @@ impl From<&mio::event::Event> for Event {
     fn from(event: &mio::event::Event) -> Self {
         Self {
             readable: event.is_readable() || event.is_read_closed(),
+            ended: event.is_read_closed(),
             writable: event.is_writable() || event.is_write_closed(),
             failed: event.is_error(),
         }
@@ -126,40 +132,13 @@ impl Engine {
     /// Serves until the stack is closed, or the proxy is stopped.
     pub(crate) fn run(mut self) {
         let mut events = Events::with_capacity(1024);
+        let stack = self.common.stack.clone();
         let end = loop {
-            let timeout = if self.again.is_empty() {
-                self.deadlines.first().map(|at| at.saturating_duration_since(Instant::now()))
-            } else {
-                Some(Duration::ZERO)
-            };
-            if let Err(error) = self.poll.poll(&mut events, timeout)
-                && error.kind() != ErrorKind::Interrupted
-            {
-                tracing::error!(%error, "the proxy cannot wait for sockets any more");
-                break End::Reset;
-            }
-            let news = self.common.mailbox.take();
-            if let Some(end) = news.stop {
+            let timeout = self.timeout();
+            let rounds =
+                self.wait(&mut events, timeout).and_then(|news| stack.round(|| self.rounds(&mut events, news)));
+            if let Err(end) = rounds {
                 break end;
-            }
-            if self.common.stack.is_closed() {
-                break End::Reset;
-            }
-            for token in self.again.take() {
-                self.go_on(token, Event::default());
-            }
-            for event in &events {
-                self.go_on(event.token().0, event.into());
-            }
-            for ready in news.ready {
-                self.go_on(ready.hear(), Event::default());
-            }
-            for command in news.commands {
-                self.carry_out(command);
-            }
-            let now = Instant::now();
-            while let Some(token) = self.deadlines.due(now) {
-                self.expire(token);
             }
         };
         self.common.mailbox.close();
@@ -169,6 +148,61 @@ impl Engine {
                 End::Reset => entry.end(),
                 End::Close => entry.close(),
             }
+        }
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        if !self.again.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        self.deadlines.first().map(|at| at.saturating_duration_since(Instant::now()))
+    }
+
+    /// Waits until something happens, and returns it, or the reason to end.
+    fn wait(&mut self, events: &mut Events, timeout: Option<Duration>) -> Result<News, End> {
+        if let Err(error) = self.poll.poll(events, timeout)
+            && error.kind() != ErrorKind::Interrupted
+        {
+            tracing::error!(%error, "the proxy cannot wait for sockets any more");
+            return Err(End::Reset);
+        }
+        let news = self.common.mailbox.take();
+        match news.stop {
+            Some(end) => Err(end),
+            None if self.common.stack.is_closed() => Err(End::Reset),
+            None => Ok(news),
+        }
+    }
+
+    /// Handles everything that has happened, and what happens meanwhile.
+    fn rounds(&mut self, events: &mut Events, news: News) -> Result<(), End> {
+        self.handle(events, news);
+        for _ in 1..MOST_ROUNDS {
+            let news = self.wait(events, Some(Duration::ZERO))?;
+            if events.is_empty() && news.is_empty() && self.again.is_empty() {
+                break;
+            }
+            self.handle(events, news);
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, events: &Events, news: News) {
+        for token in self.again.take() {
+            self.go_on(token, Event::default());
+        }
+        for event in events {
+            self.go_on(event.token().0, event.into());
+        }
+        for ready in news.ready {
+            self.go_on(ready.hear(), Event::default());
+        }
+        for command in news.commands {
+            self.carry_out(command);
+        }
+        let now = Instant::now();
+        while let Some(token) = self.deadlines.due(now) {
+            self.expire(token);
         }
     }
 
