@@ -3,7 +3,7 @@
 //! has packets, or discards them.
 //!
 //! `cargo bench --bench multi_core`, or for one direction only, so that a profiler can count the cost of its packets,
-//! `... -- sealing|opening PROCESSORS WORKERS`.
+//! `... -- sealing|opening PROCESSORS WORKERS [QUEUES]`.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark")]
 
 #[cfg(target_os = "linux")]
@@ -18,7 +18,7 @@ fn main() {
 #[cfg(target_os = "linux")]
 fn main() {
     let arguments: Vec<_> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    if arguments.len() == 3 { run::one(&arguments) } else { run::all() }
+    if arguments.len() >= 3 { run::one(&arguments) } else { run::all() }
 }
 
 #[cfg(target_os = "linux")]
@@ -53,27 +53,33 @@ mod run {
     /// Measures one direction as the command line says.
     pub(super) fn one(arguments: &[String]) {
         let direction = if arguments[0] == "opening" { Direction::Opening } else { Direction::Sealing };
-        let [processors, workers] = [1, 2].map(|i| arguments[i].parse().unwrap());
-        println!("{:.3}", measure(direction, processors, workers));
+        let [processors, workers, queues] = [1, 2, 3].map(|i| arguments.get(i).map_or(1, |n| n.parse().unwrap()));
+        println!("{:.3}", measure(direction, processors, workers, queues));
     }
 
     pub(super) fn all() {
         println!("packets of {PACKET} bytes, many flows of one peer; million packets a second, median of {PERIODS}");
         for (name, direction) in [("sealing", Direction::Sealing), ("opening", Direction::Opening)] {
-            let one = measure(direction, 1, 0);
+            let one = measure(direction, 1, 0, 1);
             println!("{name:8} 1 processor, no worker    {one:.3}");
             for (processors, workers) in [(1, 1), (2, 0), (2, 1), (2, 2)] {
-                let speed = measure(direction, processors, workers);
+                let speed = measure(direction, processors, workers, 1);
                 println!("{name:8} {processors} processors, {workers} workers  {speed:.3}   ratio {:.2}", speed / one);
             }
+        }
+        let one = measure(Direction::Sealing, 1, 0, 1);
+        for (processors, workers, queues) in [(1, 0, 2), (2, 0, 2), (2, 0, 4), (2, 1, 2)] {
+            let speed = measure(Direction::Sealing, processors, workers, queues);
+            let threads = format!("{processors} processors, {workers} workers, {queues} queues");
+            println!("sealing  {threads}  {speed:.3}   ratio {:.2}", speed / one);
         }
     }
 
     /// Returns the speed of one direction, in million packets a second.
-    fn measure(direction: Direction, processors: usize, workers: usize) -> f64 {
+    fn measure(direction: Direction, processors: usize, workers: usize, queues: usize) -> f64 {
         allow_processors(processors);
         let (own, theirs) = (PrivateKey::generate_with(&SystemRandom), PrivateKey::generate_with(&SystemRandom));
-        let inside = Arc::new(Inside::default());
+        let inside = Arc::new(Inside::new(queues));
         let outside = Arc::new(Outside::new(own.public_key(), theirs.clone()));
         let options = Options { workers: Some(workers), ..Options::default() };
         let tunnel = Tunnel::start(inside.clone(), outside.clone(), options).unwrap();

@@ -37,14 +37,21 @@ type Job = (u32, bool);
 struct Shared {
     ring: Ring<Job>,
     bell: Bell,
+    /// The number of the next job of several threads that add.
+    order: Mutex<u32>,
     /// The jobs that were finished.
     finished: Mutex<Vec<Job>>,
 }
 
 impl Shared {
     fn new(jobs: usize) -> Arc<Self> {
-        let shared = Self { ring: Ring::default(), bell: Bell::default(), finished: Mutex::new(Vec::new()) };
-        shared.ring.supply(jobs, || Ok((0, false))).unwrap();
+        Self::with_adders(jobs, 1)
+    }
+
+    fn with_adders(jobs: usize, adders: usize) -> Arc<Self> {
+        let (ring, bell) = (Ring::default(), Bell::default());
+        let shared = Self { ring, bell, order: Mutex::new(0), finished: Mutex::new(Vec::new()) };
+        shared.ring.supply(jobs, adders, || Ok((0, false))).unwrap();
         Arc::new(shared)
     }
 
@@ -80,6 +87,40 @@ impl Shared {
             }
         }
         panic!("no job is left");
+    }
+
+    /// Seals a job and finishes those that were added until now, as the thread of a queue does.
+    fn do_part_and_return(&self, next: Next<'_, Job>) {
+        if let Next::Help(taken) = next {
+            taken.work(|job| job.1 = true);
+        }
+        self.ring.finish_first(self.ring.added(), |job| lock(&self.finished).push(*job));
+    }
+
+    /// Adds `number` jobs, while other threads do so, and returns when there is nothing left for it to do.
+    fn add_among_others(&self, number: u32) {
+        for _ in 0..number {
+            {
+                let mut next = lock(&self.order);
+                self.ring.add((*next, false));
+                *next += 1;
+            }
+            if let Some(taken) = self.ring.take() {
+                self.do_part_and_return(Next::Help(taken));
+            }
+            while let Some(next) = self.ring.next() {
+                match next {
+                    Next::Fill(_) => break,
+                    next => self.do_part_and_return(next),
+                }
+            }
+        }
+        loop {
+            self.do_part_and_return(self.ring.take().map_or(Next::Finish, Next::Help));
+            if !self.ring.is_left() {
+                return;
+            }
+        }
     }
 
     fn rest(&self) {
@@ -136,6 +177,26 @@ fn one_worker_and_the_thread_that_adds() {
 #[test]
 fn two_workers_and_few_jobs() {
     all_are_finished_in_order(2, 2, 1, 2);
+}
+
+/// Each of them sleeps when it has nothing more to add: no job is left behind.
+#[test]
+fn several_threads_add_jobs() {
+    for (preemptions, threads, each, jobs) in [(3, 2, 1, 1), (2, 2, 2, 1), (2, 2, 2, 2), (1, 3, 1, 1)] {
+        in_all_orders(preemptions, move || {
+            let shared = Shared::with_adders(jobs, threads);
+            let others: Vec<_> = (1..threads)
+                .map(|_| {
+                    let shared = shared.clone();
+                    thread::spawn(move || shared.add_among_others(each))
+                })
+                .collect();
+            shared.add_among_others(each);
+            others.into_iter().for_each(|other| other.join().unwrap());
+            let all = threads as u32 * each;
+            assert_eq!(*lock(&shared.finished), (0..all).map(|n| (n, true)).collect::<Vec<_>>());
+        });
+    }
 }
 
 /// Under load there is always one: a thread that waited for all would help the other one for ever.

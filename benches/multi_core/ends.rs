@@ -41,12 +41,16 @@ fn packet(flow: u16) -> Vec<u8> {
     packet
 }
 
-/// An interface that has packets whenever it is told to, and discards those that are written.
-#[derive(Default)]
+/// An interface that has packets whenever it is told to, and discards those that are written; or one of its queues,
+/// each of which has some of the flows.
 pub struct Inside {
+    queues: Vec<Arc<Inside>>,
+    /// The number of this queue, and how many there are.
+    number: usize,
+    of: usize,
     state: Mutex<Supply>,
     changed: Condvar,
-    supplies: AtomicBool,
+    supplies: Arc<AtomicBool>,
     flow: AtomicUsize,
     taken: AtomicUsize,
 }
@@ -60,6 +64,17 @@ struct Supply {
 }
 
 impl Inside {
+    pub fn new(queues: usize) -> Self {
+        let supplies = Arc::new(AtomicBool::new(false));
+        let further = (1..queues).map(|number| Arc::new(Self::queue(Vec::new(), number, queues, supplies.clone())));
+        Self::queue(further.collect(), 0, queues, supplies.clone())
+    }
+
+    fn queue(queues: Vec<Arc<Self>>, number: usize, of: usize, supplies: Arc<AtomicBool>) -> Self {
+        let (state, changed) = Default::default();
+        Self { queues, number, of, state, changed, supplies, flow: AtomicUsize::new(0), taken: AtomicUsize::new(0) }
+    }
+
     /// Begins or stops to have packets.
     pub fn supply(&self, on: bool) {
         self.supplies.store(on, Relaxed);
@@ -104,6 +119,11 @@ impl Tun for Inside {
     fn wake(&self) {
         lock(&self.state).woken = true;
         self.changed.notify_all();
+        self.queues.iter().for_each(|queue| queue.wake());
+    }
+
+    fn queues(&self) -> Vec<Arc<dyn Tun>> {
+        self.queues.iter().map(|queue| queue.clone() as Arc<dyn Tun>).collect()
     }
 
     fn event(&self) -> Option<TunEvent> {
@@ -120,7 +140,7 @@ impl Tun for Inside {
         PACKETS.with(|packets| {
             let first = self.flow.fetch_add(1, Relaxed);
             let mut n = 0;
-            while arena.push(&packets[(first + n) % packets.len()]) {
+            while arena.push(&packets[((first + n) * self.of + self.number) % packets.len()]) {
                 n += 1;
             }
             Ok(n)

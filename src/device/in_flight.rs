@@ -15,7 +15,7 @@ use super::{Device, lock, try_lock};
 use crate::{
     bind::{SendReport, Transmit},
     sync,
-    tun::{PacketArena, PacketList},
+    tun::{PacketArena, PacketList, Tun},
 };
 
 /// No further call may begin.
@@ -77,9 +77,9 @@ impl InFlight {
 }
 
 impl Device {
-    /// Reads like [`Tun::read`](crate::tun::Tun::read). Nothing is read during a pause.
-    pub(super) fn read_tun(&self, arena: &mut PacketArena) -> io::Result<usize> {
-        self.in_flight.begin().map_or(Ok(0), |_call| self.tun.read(arena))
+    /// Reads from the TUN, or a further queue of it, like [`Tun::read`]. Nothing is read during a pause.
+    pub(super) fn read_tun(&self, tun: &dyn Tun, arena: &mut PacketArena) -> io::Result<usize> {
+        self.in_flight.begin().map_or(Ok(0), |_call| tun.read(arena))
     }
 
     /// Writes like [`Tun::write`](crate::tun::Tun::write). Nothing is taken during a pause.

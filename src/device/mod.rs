@@ -2,7 +2,7 @@
 //!
 //! [`Device`] is the tunnel without threads: each of its steps does the work that is possible now and returns.
 //! [`Tunnel`] runs one: on one thread, and on two under load in both directions; workers help when one is not enough
-//! for a direction. All threads sleep while there is nothing to do.
+//! for a direction, and each further queue of a TUN has a thread. All threads sleep while there is nothing to do.
 //!
 //! Locks are taken in this order: `sets`, `tun_events`; `transition`; `waking`; `config`; `own_key`;
 //! `handshake_limiter`; `greetings`; `peers`, `allowed_ips`; a peer's `handshake`, then its `state`; `index`,
@@ -12,7 +12,8 @@
 //! an app's function: operations that take neither, such as reading the configuration, never wait for that.
 //! `answer_rate`, then `tun_writer`, are not in this order: under the first the TUN is queried for routes, under the
 //! second it is written, and no other lock is taken. The locks of the jobs for workers are taken alone, and for a few
-//! instructions.
+//! instructions. With a TUN of several queues, `order` is held while the locks of peers are taken for the packets of a
+//! job, and the job is added.
 
 pub mod allowed_ips;
 mod apply;
@@ -20,6 +21,7 @@ mod backoff;
 mod end_reason;
 mod endpoints;
 mod events;
+mod gate;
 mod greetings;
 mod handshake_limiter;
 #[cfg(test)]
@@ -95,6 +97,7 @@ use crate::{
 };
 use allowed_ips::AllowedIps;
 use events::Events;
+use gate::Gate;
 use greetings::Greetings;
 use handshake_limiter::HandshakeLimiter;
 #[cfg(test)]
@@ -174,6 +177,9 @@ pub struct Options {
     /// [`STAGED_OVERHEAD`] more than its own bytes. At the limit the peer that holds most loses its oldest packet to
     /// one that holds less, or else new packets are dropped, and counted; one packet of each peer may wait in any case.
     /// A peer takes about 1 KiB in addition, and 3 KiB more while it has sessions.
+    ///
+    /// Each further queue of a TUN ([`Tun::queues`]) takes about 0.5 MiB, and all of them at most half of what is left
+    /// for staged packets: 4 MiB suffice for 5 queues.
     pub memory: usize,
     /// Additional bytes of `memory` for each peer, for devices with many peers.
     pub memory_per_peer: usize,
@@ -248,8 +254,9 @@ struct OwnKey {
 /// # }
 /// ```
 ///
-/// [`outbound`](Self::outbound), [`inbound`](Self::inbound) and [`run_timers`](Self::run_timers) may run at the same
-/// time, each on one thread; all other functions on any thread at any time.
+/// [`outbound`](Self::outbound), which reads the first queue of a TUN, [`inbound`](Self::inbound) and
+/// [`run_timers`](Self::run_timers) may run at the same time, each on one thread; all other functions on any thread at
+/// any time.
 pub struct Device {
     tun: Arc<dyn Tun>,
     bind: Arc<dyn Bind>,
@@ -275,8 +282,7 @@ pub struct Device {
     /// Held while the sockets change; see [`Transition`](sockets::Transition).
     transition: Mutex<()>,
     in_flight: InFlight,
-    /// Whether the TUN is not served: during a pause, or until sockets have been checked after it.
-    tun_paused: AtomicBool,
+    tun_gate: Gate,
     /// Held during a write to the TUN, which has one writer at a time.
     tun_writer: Mutex<()>,
     answer_rate: Mutex<AnswerRate>,
@@ -325,7 +331,7 @@ impl Device {
             sets: Mutex::default(),
             transition: Mutex::default(),
             in_flight: InFlight::default(),
-            tun_paused: AtomicBool::new(false),
+            tun_gate: Gate::default(),
             tun_writer: Mutex::default(),
             answer_rate: Mutex::default(),
             tun_events: Mutex::default(),

@@ -1,9 +1,9 @@
 //! Jobs that several threads work on, and that are finished in the order in which they were added.
 //!
-//! One thread at a time adds jobs. Any thread takes the oldest one that no other has, and does the part of it that
-//! depends on nothing else. After that, a thread takes the token of the tail, unless another thread has it, and
-//! finishes all jobs from the oldest one on that are done: one after the other, so in order. Then they are free to be
-//! added again.
+//! One thread adds jobs, or several, one at a time. Any thread takes the oldest one that no other has, and does the
+//! part of it that depends on nothing else. After that, a thread takes the token of the tail, unless another thread has
+//! it, and finishes all jobs from the oldest one on that are done: one after the other, so in order. Then they are free
+//! to be added again.
 //!
 //! The lock is held for a few instructions at a time, a handful of times a job, and a job is a hundred packets. The
 //! tests of this module run under loom, in `tests/ring.rs`.
@@ -65,14 +65,14 @@ impl<J> Default for Ring<J> {
 }
 
 impl<J> Ring<J> {
-    /// Adds free jobs, to an idle ring.
+    /// Adds free jobs, to an idle ring. `adders` threads have one more each, which they fill and add.
     ///
     /// # Errors
     /// `OutOfMemory`, and errors of `make`; the ring is then without jobs.
-    pub(crate) fn supply(&self, number: usize, make: impl Fn() -> io::Result<J>) -> io::Result<()> {
+    pub(crate) fn supply(&self, number: usize, adders: usize, make: impl Fn() -> io::Result<J>) -> io::Result<()> {
         let (mut free, mut places) = (Vec::new(), VecDeque::new());
-        free.try_reserve_exact(number + 1)?;
-        places.try_reserve_exact(number + 1)?;
+        free.try_reserve_exact(number + adders)?;
+        places.try_reserve_exact(number + adders)?;
         for _ in 0..number {
             free.push(make()?);
         }
@@ -160,7 +160,14 @@ impl<J> Ring<J> {
     }
 
     /// Finishes the oldest jobs that are done, in order, unless another thread does that.
-    pub(crate) fn finish(&self, mut last: impl FnMut(&mut J)) {
+    pub(crate) fn finish(&self, last: impl FnMut(&mut J)) {
+        self.finish_first(u64::MAX, last);
+    }
+
+    /// Finishes jobs like [`finish`](Self::finish), but only the first `number` of those that were ever added: a thread
+    /// that has other work is not kept here by threads that go on adding. Before it sleeps, it must find that none
+    /// [is left](Self::is_left) to it.
+    pub(crate) fn finish_first(&self, number: u64, mut last: impl FnMut(&mut J)) {
         /// Gives the token back, also if `last` panics.
         struct Token<'r, J>(&'r Ring<J>, Option<J>);
         impl<J> Drop for Token<'_, J> {
@@ -173,7 +180,7 @@ impl<J> Ring<J> {
         }
         loop {
             let mut state = lock(&self.state);
-            if state.is_finishing || !state.is_done() {
+            if state.is_finishing || !state.is_done() || state.first >= number {
                 return;
             }
             state.is_finishing = true;
@@ -186,6 +193,12 @@ impl<J> Ring<J> {
                 token.1 = Some(job);
             }
         }
+    }
+
+    /// Returns whether the oldest job is to be finished, and no thread does that.
+    pub(crate) fn is_left(&self) -> bool {
+        let state = lock(&self.state);
+        state.is_done() && !state.is_finishing
     }
 
     fn wait<'a>(&self, mut state: MutexGuard<'a, State<J>>) -> MutexGuard<'a, State<J>> {

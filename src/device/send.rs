@@ -27,7 +27,7 @@ use crate::{
     },
     reserve,
     time::Instant,
-    tun::Slot,
+    tun::{Slot, Tun},
 };
 
 /// The reason to begin a handshake.
@@ -150,46 +150,68 @@ impl Device {
     /// If the TUN no longer exists.
     pub fn outbound(&self, out: &mut Outbound) -> io::Result<usize> {
         self.events.wait_for_room();
-        let n = self.read_and_route(out)?;
+        let n = self.read_and_route(&*self.tun, out)?;
         if n == 0 {
             return Ok(0);
         }
         let (slots, bytes) = out.arena.parts_mut();
         for run in out.runs.drain(..) {
-            if let Some(mut assigned) = self.assign(run, slots, bytes, Way::Alone) {
-                assigned.seal(slots, bytes);
-                self.send_assigned(&assigned, slots, &out.tos, bytes, Way::Alone);
+            match self.assign(run, slots, bytes, Way::Alone) {
+                Ok(mut assigned) => {
+                    assigned.seal(slots, bytes);
+                    self.send_assigned(&assigned, slots, &out.tos, bytes, Way::Alone);
+                }
+                Err(Some(refused)) => self.after_refusal(&refused, slots, bytes),
+                Err(None) => {}
             }
         }
         self.tell_events();
         Ok(n)
     }
 
-    /// Reads packets, and takes what they are sealed and sent with. Returns how many were read.
-    pub(super) fn fill(&self, out: &mut Outbound) -> io::Result<usize> {
+    /// Reads packets from the TUN, or a further queue of it, for a job: [`fill`](Self::fill) takes what they are sealed
+    /// and sent with. Returns how many were read.
+    pub(super) fn read_for_job(&self, tun: &dyn Tun, out: &mut Outbound) -> io::Result<usize> {
         self.events.wait_for_room();
         out.assigned.try_reserve_exact(OUT_PACKETS)?;
-        let n = self.read_and_route(out)?;
+        self.read_and_route(tun, out)
+    }
+
+    /// Takes what packets are sealed and sent with. Nothing is sent here, and no function of the app called.
+    pub(super) fn fill(&self, out: &mut Outbound) {
         let Outbound { arena, runs, assigned, .. } = out;
         let (slots, bytes) = arena.parts_mut();
-        assigned.extend(runs.drain(..).filter_map(|run| self.assign(run, slots, bytes, Way::Ring)));
-        Ok(n)
+        runs.retain_mut(|run| {
+            let given = Run { peer: run.peer.clone(), slots: run.slots.clone() };
+            match self.assign(given, slots, bytes, Way::Ring) {
+                Ok(ready) => assigned.push(ready),
+                Err(Some(refused)) => {
+                    *run = refused;
+                    return true;
+                }
+                Err(None) => {}
+            }
+            false
+        });
     }
 
     /// Sends what was [filled](Self::fill) and sealed.
     pub(super) fn send_filled(&self, out: &mut Outbound) {
-        let Outbound { arena, tos, assigned, .. } = out;
+        let Outbound { arena, tos, assigned, runs } = out;
         let (slots, bytes) = arena.parts_mut();
         for run in assigned.drain(..) {
             self.send_assigned(&run, slots, tos, bytes, Way::Ring);
             self.leave_ring(&run.peer);
         }
+        for refused in runs.drain(..) {
+            self.after_refusal(&refused, slots, bytes);
+        }
     }
 
     /// Reads packets, and finds the peer of each. Returns how many were read.
-    fn read_and_route(&self, out: &mut Outbound) -> io::Result<usize> {
+    fn read_and_route(&self, tun: &dyn Tun, out: &mut Outbound) -> io::Result<usize> {
         out.arena.clear(self.mtu());
-        let n = self.read_tun(&mut out.arena)?;
+        let n = self.read_tun(tun, &mut out.arena)?;
         if n > 0 {
             self.notice_sleep();
             self.route(out);
@@ -242,21 +264,24 @@ impl Device {
 
     /// Takes what a run of packets is sealed and sent with, under one lock of the peer. Without a session the packets
     /// are staged.
-    fn assign(&self, run: Run, slots: &[Slot], bytes: &[u8], way: Way) -> Option<Assigned> {
+    ///
+    /// # Errors
+    /// The run, if more is to be done, by [`after_refusal`](Self::after_refusal): without its packets, if these were
+    /// staged.
+    fn assign(&self, run: Run, slots: &[Slot], bytes: &[u8], way: Way) -> Result<Assigned, Option<Run>> {
         let (peer, slots, now) = (run.peer, &slots[run.slots.clone()], self.clock.now());
         let mut state = lock(&peer.state);
         if !state.timers.is_running() {
             count(&self.stats.out_unstaged, slots.len());
-            return None;
+            return Err(None);
         }
         if !state.location.is_configured() {
             drop(state);
             count(&self.stats.out_no_endpoint, slots.len());
-            self.answer_unreachable(&mut slots.iter().map(|slot| &bytes[slot.start..slot.start + slot.len]));
-            return None;
+            return Err(Some(Run { peer, slots: run.slots }));
         }
-        // Staged packets are sent first. Those that wait because of packets in the ring go ahead of these.
-        let carries = way == Way::Ring && state.in_ring > 0 && !state.is_sending_staged;
+        // Staged packets are sent first. In the ring, they go ahead of these.
+        let carries = way == Way::Ring && !state.is_sending_staged;
         let before = if carries { state.staged().len() } else { 0 };
         let to = state.location.endpoint().filter(|_| carries || !state.must_wait());
         let ready = to.and_then(|to| Some((to, state.begin_sending(before + slots.len(), now)?)));
@@ -266,13 +291,22 @@ impl Device {
             }
             self.budget.list(&peer, &mut state);
             drop(state);
-            self.send_staged(&peer);
-            return None;
+            return Err(Some(Run { peer, slots: 0..0 }));
         };
         let staged = (before > 0).then(|| Box::new(Staged::new(state.take_staged())));
         state.in_ring += u32::from(way == Way::Ring);
         drop(state);
-        Some(Assigned { peer, session, to, first, slots: run.slots, at: now, staged })
+        Ok(Assigned { peer, session, to, first, slots: run.slots, at: now, staged })
+    }
+
+    /// Does what is left to do for a run that was not [assigned](Self::assign) a session.
+    fn after_refusal(&self, run: &Run, slots: &[Slot], bytes: &[u8]) {
+        if run.slots.is_empty() {
+            self.send_staged(&run.peer);
+        } else {
+            let packets = slots[run.slots.clone()].iter();
+            self.answer_unreachable(&mut packets.map(|slot| &bytes[slot.start..slot.start + slot.len]));
+        }
     }
 
     /// Sends the sealed packets of a run.

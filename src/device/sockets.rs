@@ -70,7 +70,7 @@ impl Transition<'_> {
         }
         lock(&self.device.config).link.pause();
         self.device.in_flight.stop();
-        self.device.tun_paused.store(true, Ordering::Release);
+        self.device.tun_gate.close();
         self.device.tun.wake();
         self.device.bind.wake();
         self.close();
@@ -82,7 +82,7 @@ impl Transition<'_> {
         self.device.in_flight.go_on();
         let opened = self.settle_or_retry();
         // Only now: packets waiting in the TUN would be dropped before.
-        self.device.tun_paused.store(false, Ordering::Release);
+        self.device.tun_gate.open();
         self.device.bind.wake();
         opened
     }
@@ -372,7 +372,7 @@ impl Device {
 
     /// Returns whether the TUN must not be served.
     pub(super) fn tun_paused(&self) -> bool {
-        self.tun_paused.load(Ordering::Acquire)
+        self.tun_gate.is_closed()
     }
 
     /// Reports that a message of a peer was received.

@@ -3,7 +3,10 @@
 //! `wg-tunnel` serves the sockets and the timers, and the TUN as well as long as one thread keeps up: an immediate
 //! reply of the system, or sporadic traffic of an app, then costs one wake-up and not two. Under load in both
 //! directions, `wg-outbound` takes over the TUN, until the work of both would fit into one thread again. docs/adr/0004
-//! has the measurements. A TUN that cannot be polled together with the sockets is always served by `wg-outbound`.
+//! has the measurements. A TUN that cannot be polled together with the sockets is always served by `wg-outbound`. What
+//! is said here of the TUN holds for the first of several queues; [`queues`] has the others.
+
+mod queues;
 
 use std::{
     io,
@@ -15,6 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use self::queues::Queue;
 use super::{
     Device, Inbound, MemoryUsage, Options, Outbound,
     load::{Idle, Load, QUIET, Spent, WINDOW, Window},
@@ -24,6 +28,7 @@ use super::{
 };
 use crate::{
     bind::{Bind, Woken},
+    error::{Error, Result},
     key::wipe_below,
     sync,
     tun::Tun,
@@ -75,13 +80,16 @@ pub(super) struct Threads {
     inbound: Workspace<Inbound>,
     /// The idle time of `wg-tunnel`.
     idle: Mutex<Idle>,
-    /// `None` if there are to be none.
+    /// `None` if there are to be none, and the TUN has one queue.
     workers: Option<Workers>,
+    /// The further queues of the TUN.
+    queues: Vec<Queue>,
 }
 
 impl Threads {
     pub(super) fn new(tun: Arc<dyn Tun>, bind: Arc<dyn Bind>, options: Options) -> Self {
-        let workers = Workers::of(options.workers, options.memory);
+        let queues: Vec<_> = tun.queues().into_iter().map(Queue::new).collect();
+        let workers = Workers::of(options.workers, options.memory, 1 + queues.len());
         let device = Device::new(tun.clone(), bind.clone(), options);
         device.resolve_on_a_thread();
         Self {
@@ -95,6 +103,7 @@ impl Threads {
             inbound: Workspace::default(),
             idle: Mutex::default(),
             workers,
+            queues,
         }
     }
 
@@ -103,15 +112,26 @@ impl Threads {
     }
 
     /// Allocates the threads' buffers, so that a tunnel for which there is no memory is not started.
-    pub(super) fn make_buffers(&self) -> io::Result<()> {
-        self.inbound.with(|_| Ok(()))?;
-        self.outbound.with(|_| Ok(()))
+    ///
+    /// # Errors
+    /// `Invalid` if the option for memory leaves no room for the queues of the TUN, and `OutOfMemory`.
+    pub(super) fn make_buffers(&self) -> Result<()> {
+        if let Some(workers) = &self.workers {
+            workers.reserve(&self.device.budget)?;
+        }
+        let make = || {
+            self.inbound.with(|_| Ok(()))?;
+            self.outbound.with(|_| Ok(()))?;
+            self.make_queue_buffers()
+        };
+        make().map_err(|e| Error::io("cannot start a tunnel", e))
     }
 
     /// Makes all threads return. Returns false if that was requested before.
     pub(super) fn stop(&self) -> bool {
         let first = !self.stopping.swap(true, Ordering::AcqRel);
         self.tun.wake();
+        self.device.tun_gate.tell();
         self.bind.wake();
         if let Some(workers) = &self.workers {
             workers.stop();
@@ -127,6 +147,7 @@ impl Threads {
         let mut usage = self.device.memory_usage();
         usage.buffers += self.outbound.memory() + self.inbound.memory();
         usage.buffers += self.workers.as_ref().map_or(0, Workers::memory);
+        usage.buffers += self.queue_memory();
         usage
     }
 
@@ -134,7 +155,10 @@ impl Threads {
     pub(super) fn trim(&self) {
         self.device.trim();
         let (workers, budget) = (self.workers.as_ref(), &self.device.budget);
-        self.outbound.trim(|| workers.into_iter().for_each(|workers| workers.out.trim(budget)));
+        self.outbound.trim(|| match workers {
+            Some(workers) if workers.has_queues() => self.trim_queues(&|| workers.release_jobs()),
+            workers => workers.into_iter().for_each(|workers| workers.out.trim(budget)),
+        });
         self.inbound.trim(|| workers.into_iter().for_each(|workers| workers.inbound.trim(budget)));
     }
 
@@ -324,11 +348,15 @@ impl Threads {
         self.device.handle_tun_events();
         go_on(self.outbound.with(|buffers| {
             let moved = self.outbound_round(buffers)?;
-            let round = Round::new(moved, is_quiet && self.tun.is_drained());
+            let mut round = Round::new(moved, is_quiet && self.tun.is_drained());
             if !round.more
                 && let Some(workers) = &self.workers
             {
-                workers.out.help_out(&self.device);
+                if workers.has_queues() {
+                    round.more = workers.is_left_to_send(&self.device);
+                } else {
+                    workers.out.help_out(&self.device);
+                }
             }
             Ok(round)
         }))
@@ -337,17 +365,23 @@ impl Threads {
     /// Does what [`Device::outbound`] does, with the help of workers if there is too much to do.
     fn outbound_round(&self, out: &mut Outbound) -> io::Result<usize> {
         let (device, Some(workers)) = (&self.device, &self.workers) else { return self.device.outbound(out) };
+        if workers.has_queues() {
+            return workers.serve(device, &*self.tun, out, workers.out.is_wanted());
+        }
         if !workers.out.begin(workers, device, out) {
             return device.outbound(out);
         }
-        let filled = device.fill(out);
-        match filled {
+        let read = device.read_for_job(&*self.tun, out);
+        match read {
             Ok(0) => {}
-            Ok(_) => workers.out.pass(workers, device, out)?,
+            Ok(_) => {
+                device.fill(out);
+                workers.out.pass(workers, device, out)?;
+            }
             // The last packets of a TUN that has ended.
             Err(_) => workers.out.finish(device),
         }
-        filled
+        read
     }
 
     /// Does what [`Device::inbound`] does, with the help of workers if there is too much to do.
@@ -364,8 +398,9 @@ impl Threads {
 
     /// Finishes all outbound jobs; to be called on the thread that serves the TUN, when it leaves it.
     fn finish_outbound(&self) {
-        if let Some(workers) = &self.workers {
-            workers.out.finish(&self.device);
+        match &self.workers {
+            Some(workers) if workers.has_queues() => workers.finish_shared(&self.device),
+            workers => workers.iter().for_each(|workers| workers.out.finish(&self.device)),
         }
     }
 

@@ -71,7 +71,8 @@ impl Tunnel {
     /// Creates a device and starts its threads. It is down until its TUN or [`Device::up`] brings it up.
     ///
     /// # Errors
-    /// `Resources` if a thread cannot be started.
+    /// `Resources` if a thread cannot be started; `Invalid` if [`Options::memory`] is too small for the queues of the
+    /// TUN.
     pub fn start(tun: Arc<dyn Tun>, bind: Arc<dyn Bind>, options: Options) -> Result<Self> {
         Self::start_with(tun, bind, options, |_| Ok(()))
     }
@@ -80,7 +81,7 @@ impl Tunnel {
     /// if that applies a configuration and brings the device up, no socket is opened on a port that was not requested.
     ///
     /// # Errors
-    /// Errors of `prepare`, or `Resources` if a thread cannot be started.
+    /// Errors of `prepare`, and as [`start`](Self::start).
     pub fn start_with(
         tun: Arc<dyn Tun>,
         bind: Arc<dyn Bind>,
@@ -98,13 +99,20 @@ impl Tunnel {
         });
         let tunnel = Self { shared, handles: Mutex::default() };
         prepare(tunnel.device())?;
-        tunnel.shared.threads.make_buffers().map_err(|e| Error::io("cannot start a tunnel", e))?;
+        tunnel.shared.threads.make_buffers()?;
+        for number in 0..tunnel.shared.threads.queues() {
+            tunnel.spawn("wg-queue", move |threads, start_workers| threads.queue(number, start_workers))?;
+        }
         tunnel.spawn("wg-outbound", Threads::outbound)?;
         tunnel.spawn("wg-tunnel", Threads::tunnel)?;
         Ok(tunnel)
     }
 
-    fn spawn(&self, name: &str, body: fn(&Threads, &dyn Fn()) -> io::Result<()>) -> Result<()> {
+    fn spawn(
+        &self,
+        name: &str,
+        body: impl FnOnce(&Threads, &dyn Fn()) -> io::Result<()> + Send + 'static,
+    ) -> Result<()> {
         let thread = self.shared.spawn(name, move |shared| body(&shared.threads, &|| shared.start_workers()));
         let thread =
             thread.map_err(|e| Error::new(ErrorKind::Resources, format!("cannot start the thread {name}: {e}")))?;

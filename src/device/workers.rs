@@ -6,7 +6,9 @@
 //! their counters theirs.
 //!
 //! Without load there are no jobs: the thread does everything itself, in buffers of its own. docs/adr/0004 has the
-//! measurements.
+//! measurements. A TUN with several queues is served by as many threads, always by jobs ([`shared`]).
+
+mod shared;
 
 use std::{
     io, mem,
@@ -16,6 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use self::shared::Shared;
 use super::{
     DEFAULT_MEMORY, Device,
     load::Spent,
@@ -160,6 +163,11 @@ impl<J: Job> Lane<J> {
         self.jobs() > 0
     }
 
+    /// Returns whether the thread of this direction hardly sleeps, and so wakes workers.
+    pub(super) const fn is_wanted(&self) -> &AtomicBool {
+        &self.is_wanted
+    }
+
     fn jobs(&self) -> usize {
         self.jobs.load(Ordering::Relaxed)
     }
@@ -169,7 +177,7 @@ impl<J: Job> Lane<J> {
         // One for a worker, and one that is ready for it when it is done, are the least that helps.
         let number = (2..=workers.number + 1).rev().find(|number| device.budget.take(number * J::MEMORY));
         let number = number.filter(|number| {
-            let is_made = self.ring.supply(*number, J::make).is_ok();
+            let is_made = self.ring.supply(*number, 1, J::make).is_ok();
             if !is_made {
                 device.budget.grow(number * J::MEMORY);
             }
@@ -270,19 +278,23 @@ pub(super) struct Workers {
     is_always: AtomicBool,
     pub(super) out: Lane<Outbound>,
     pub(super) inbound: Lane<Received>,
+    /// Populated if the TUN has several queues.
+    shared: Option<Shared>,
 }
 
 impl Workers {
-    /// Returns the workers that the options of a tunnel ask for; `None` if there are to be none.
-    pub(super) fn of(number: Option<usize>, memory: usize) -> Option<Self> {
+    /// Returns the workers that the options of a tunnel ask for, and for a TUN with this number of queues. `None` if
+    /// there are to be none, and one queue.
+    pub(super) fn of(number: Option<usize>, memory: usize, queues: usize) -> Option<Self> {
         let processors = || thread::available_parallelism().map_or(1, NonZero::get);
         let number = number.unwrap_or_else(|| default_number(processors(), memory)).min(MAX_WORKERS);
-        (number > 0).then(|| Self {
+        (number > 0 || queues > 1).then(|| Self {
             number,
             bell: Bell::default(),
             is_always: AtomicBool::new(false),
             out: Lane::default(),
             inbound: Lane::default(),
+            shared: (queues > 1).then(|| Shared::new(queues)),
         })
     }
 
@@ -299,20 +311,19 @@ impl Workers {
     /// Decides, by the time that the thread of these directions spent, whether they get help. Returns whether one gets
     /// it.
     pub(super) fn judge(&self, spent: &Spent, [out, inbound]: [bool; 2]) -> bool {
-        let want = |lane: &AtomicBool| match lane.load(Ordering::Relaxed) {
-            false if spent.is_busy() => lane.store(true, Ordering::Relaxed),
+        let lanes = [(out, &self.out.is_wanted), (inbound, &self.inbound.is_wanted)];
+        lanes.iter().filter(|(is_served, _)| *is_served).for_each(|(_, lane)| self.want(spent, lane));
+        lanes.iter().any(|(_, lane)| lane.load(Ordering::Relaxed))
+    }
+
+    fn want(&self, spent: &Spent, is_wanted: &AtomicBool) {
+        match is_wanted.load(Ordering::Relaxed) {
+            false if spent.is_busy() && self.number > 0 => is_wanted.store(true, Ordering::Relaxed),
             true if spent.is_little() && !self.is_always.load(Ordering::Relaxed) => {
-                lane.store(false, Ordering::Relaxed)
+                is_wanted.store(false, Ordering::Relaxed);
             }
             _ => {}
-        };
-        if out {
-            want(&self.out.is_wanted);
         }
-        if inbound {
-            want(&self.inbound.is_wanted);
-        }
-        [&self.out.is_wanted, &self.inbound.is_wanted].iter().any(|lane| lane.load(Ordering::Relaxed))
     }
 
     /// Runs a worker until the workers are stopped.
@@ -333,6 +344,9 @@ impl Workers {
     /// Makes them help whatever the load, for tests of what happens then.
     #[cfg(feature = "test-util")]
     pub(super) fn always(&self) {
+        if self.number == 0 {
+            return;
+        }
         let wanted = [&self.is_always, &self.out.is_wanted, &self.inbound.is_wanted];
         wanted.iter().for_each(|flag| flag.store(true, Ordering::Relaxed));
     }

@@ -51,6 +51,9 @@ pub const MAX_PACKET: usize = 65_535;
 /// The maximum buffer memory of a TUN of this library: one packet, with a header of up to 64 bytes.
 pub const MAX_MEMORY: usize = MAX_PACKET + 64;
 
+/// The largest number of queues of an interface: each has a thread and memory of its own.
+pub const MAX_QUEUES: usize = 8;
+
 /// A change of the interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -317,8 +320,16 @@ pub trait Tun: Send + Sync {
         Ok(())
     }
 
-    /// Ends the current or the next `wait`. Any thread may call it.
+    /// Ends the current or the next `wait`, and those of its further [queues](Self::queues). Any thread may call it.
     fn wake(&self);
+
+    /// Returns the further queues of an interface with several, at most [`MAX_QUEUES`] with this one; none, the
+    /// default, if packets are only read here. A [`Tunnel`](crate::device::Tunnel) reads each of them by a thread of
+    /// its own, and calls only their `wait`, `read` and `is_drained`. All packets of a flow must be in one queue, or
+    /// else they do not keep their order. Packets are written here, and events are reported here.
+    fn queues(&self) -> Vec<Arc<dyn Tun>> {
+        Vec::new()
+    }
 
     /// Returns the next event that has not yet been reported.
     fn event(&self) -> Option<TunEvent>;
