@@ -1,5 +1,7 @@
 //! TUN devices of Linux and Android, created here or passed as a descriptor.
 //!
+//! An interface may have several queues, each of which another thread reads.
+//!
 //! With virtio-net headers (always, if created here) the kernel transfers up to 64 KB of a flow per call, see
 //! [`offload`](super::offload). A descriptor without them is read and written packet by packet.
 //!
@@ -8,15 +10,18 @@
 //! apps to watch: there it counts as up.
 
 mod link;
+mod queues;
+mod steering;
 mod sys;
 mod vnet;
 
 use self::{
     link::{Change, Link, State},
+    queues::Queues,
     vnet::Vnet,
 };
 use super::{
-    DEFAULT_MTU, PacketArena, PacketList, Tun, TunEvent,
+    DEFAULT_MTU, MAX_QUEUES, PacketArena, PacketList, Tun, TunEvent,
     descriptor::{Descriptor, PacketIo, Reading},
     offload::VNET_HEADER_LEN,
     packet_fd::PacketFd,
@@ -47,6 +52,7 @@ const DEVICE: &str = "/dev/net/tun";
 const IFF_TUN: u16 = libc::IFF_TUN as u16;
 const IFF_NO_PI: u16 = libc::IFF_NO_PI as u16;
 const IFF_VNET_HDR: u16 = libc::IFF_VNET_HDR as u16;
+const IFF_MULTI_QUEUE: u16 = libc::IFF_MULTI_QUEUE as u16;
 
 /// Checksums, and TCP with or without ECN.
 const TCP_OFFLOADS: libc::c_uint = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
@@ -59,8 +65,10 @@ pub struct LinuxTun {
     descriptor: Descriptor<Packets>,
     /// Whether there may be unread messages about the interface.
     changed: AtomicBool,
-    mtu: AtomicU16,
+    mtu: Arc<AtomicU16>,
     watch: Mutex<Watch>,
+    /// Populated if it has several.
+    queues: Option<Queues>,
 }
 
 /// Sets the MTU of the interface of a TUN's descriptor. Without effect for descriptors without an interface.
@@ -84,6 +92,33 @@ struct Packets {
     fd: PacketFd,
     /// Populated if packets have virtio-net headers.
     vnet: Option<Vnet>,
+}
+
+impl Packets {
+    /// Examines a descriptor of the interface `name`, which has these flags.
+    fn of(fd: OwnedFd, name: &str, flags: u16) -> Result<Self> {
+        let vnet = if flags & IFF_VNET_HDR == 0 {
+            None
+        } else {
+            let len = sys::vnet_header_len(&fd)
+                .map_err(|err| Error::io(format!("cannot read the header length of interface {name}"), err))?;
+            if !(VNET_HEADER_LEN..=vnet::MAX_HEADER_LEN).contains(&len) {
+                let text = format!("interface {name} has virtio-net headers of {len} bytes");
+                return Err(Error::new(ErrorKind::Unsupported, text));
+            }
+            Some(Vnet::new(len, offer_offloads(&fd)?))
+        };
+        Ok(Self { fd: PacketFd::new(fd)?, vnet })
+    }
+
+    /// Examines the descriptor of a further queue of the interface `name`.
+    fn further(fd: OwnedFd, name: &str) -> Result<Self> {
+        let (other, flags) = sys::interface(&fd).map_err(|err| Error::io("a queue's descriptor is no TUN", err))?;
+        if other != name || flags & IFF_MULTI_QUEUE == 0 {
+            return Err(Error::invalid(format!("a queue's descriptor is one of {other}, and not a queue of {name}")));
+        }
+        Self::of(fd, name, flags)
+    }
 }
 
 impl PacketIo for Packets {
@@ -135,18 +170,8 @@ impl Found {
             let text = format!("interface {name} is a TAP: its packets are Ethernet frames");
             return Err(Error::new(ErrorKind::Unsupported, text));
         }
-        let vnet = if flags & IFF_VNET_HDR == 0 {
-            None
-        } else {
-            let len = sys::vnet_header_len(&fd)
-                .map_err(|err| Error::io(format!("cannot read the header length of interface {name}"), err))?;
-            if !(VNET_HEADER_LEN..=vnet::MAX_HEADER_LEN).contains(&len) {
-                let text = format!("interface {name} has virtio-net headers of {len} bytes");
-                return Err(Error::new(ErrorKind::Unsupported, text));
-            }
-            Some(Vnet::new(len, offer_offloads(&fd)?))
-        };
-        let watched = if cfg!(target_os = "linux") { Link::open_at(fd.as_fd(), &name).ok() } else { None };
+        let packets = Packets::of(fd, &name, flags)?;
+        let watched = if cfg!(target_os = "linux") { Link::open_at(packets.fd.as_fd(), &name).ok() } else { None };
         let link = if let Some((link, found)) = watched {
             state = found;
             Some(link)
@@ -156,7 +181,7 @@ impl Found {
             }
             None
         };
-        Ok(Self { packets: Arc::new(Packets { fd: PacketFd::new(fd)?, vnet }), link, name, state })
+        Ok(Self { packets: Arc::new(packets), link, name, state })
     }
 }
 
@@ -187,15 +212,20 @@ impl LinuxTun {
     /// # Errors
     /// If the name is invalid or in use, the device node is missing, or the process lacks CAP_NET_ADMIN.
     pub fn create(name: &str) -> Result<Self> {
+        Self::create_with_queues(name, 1)
+    }
+
+    /// Creates an interface like [`create`](Self::create), with up to [`MAX_QUEUES`] queues, each of which a tunnel
+    /// reads by a thread of its own. So several flows use several processors. An existing persistent TUN must have been
+    /// made with IFF_MULTI_QUEUE if this is not 1, and without it if it is.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create); `Invalid` for another number.
+    pub fn create_with_queues(name: &str, queues: usize) -> Result<Self> {
         check_name(name)?;
-        let fd: OwnedFd = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(DEVICE)
-            .map_err(|err| Error::io(format!("cannot open {DEVICE}"), err))?
-            .into();
-        sys::set_interface(&fd, name, IFF_TUN | IFF_NO_PI | IFF_VNET_HDR).map_err(|err| creation_error(name, err))?;
+        check_queues(queues)?;
+        let flags = IFF_TUN | IFF_NO_PI | IFF_VNET_HDR | if queues > 1 { IFF_MULTI_QUEUE } else { 0 };
+        let fd = open_queue(name, flags)?;
         let (name, _) = sys::interface(&fd).map_err(|err| Error::io("cannot read the interface's name", err))?;
         let watching = |err| Error::io(format!("cannot watch interface {name}"), err);
         let link = Link::open(&name).map_err(watching)?;
@@ -207,7 +237,9 @@ impl LinuxTun {
         let seen = link.ask(&name).map_err(watching)?;
         let vnet = Some(Vnet::new(VNET_HEADER_LEN, offer_offloads(&fd)?));
         let packets = Arc::new(Packets { fd: PacketFd::new(fd)?, vnet });
-        Self::new(Found { packets, link: Some(link), name, state: seen }, seen.up)
+        let further = |_| open_queue(&name, flags).and_then(|fd| Packets::further(fd, &name));
+        let further = (1..queues).map(further).collect::<Result<_>>()?;
+        Self::new(Found { packets, link: Some(link), name, state: seen }, further, seen.up)
     }
 
     /// Takes a descriptor and examines it: a TUN with or without virtio-net headers, or else any descriptor that
@@ -221,7 +253,26 @@ impl LinuxTun {
     /// # Errors
     /// If the descriptor does not transfer one IP packet at a time.
     pub fn adopt(fd: OwnedFd, mtu: u16) -> Result<Self> {
-        Self::new(Found::new(fd, mtu)?, true)
+        Self::new(Found::new(fd, mtu)?, Vec::new(), true)
+    }
+
+    /// Takes the descriptors of all queues of an interface that was created with IFF_MULTI_QUEUE, as described in
+    /// [`adopt`](Self::adopt): at most [`MAX_QUEUES`]. A tunnel reads each by a thread of its own. Packets in queues
+    /// that were not passed are lost. A single descriptor may be anything that `adopt` takes.
+    ///
+    /// # Errors
+    /// As [`adopt`](Self::adopt); `Invalid` if there are none or too many, or if they are not queues of one interface.
+    pub fn adopt_queues(fds: impl IntoIterator<Item = OwnedFd>, mtu: u16) -> Result<Self> {
+        let mut fds: Vec<_> = fds.into_iter().collect();
+        check_queues(fds.len())?;
+        let further = fds.split_off(1);
+        let first = fds.into_iter().map(|fd| Found::new(fd, mtu)).next();
+        let first = first.ok_or_else(|| Error::invalid("there is no descriptor"))??;
+        if !further.is_empty() && !is_queue(&first.packets.fd) {
+            return Err(Error::invalid("the first descriptor is not a queue of an interface with several"));
+        }
+        let further = further.into_iter().map(|fd| Packets::further(fd, &first.name)).collect::<Result<_>>()?;
+        Self::new(first, further, true)
     }
 
     /// Sets the MTU of the interface, which is reported as an event. Without effect for descriptors without an
@@ -246,8 +297,12 @@ impl LinuxTun {
     /// that this waits for.
     ///
     /// # Errors
-    /// As [`adopt`](Self::adopt). The old descriptor then remains in use.
+    /// As [`adopt`](Self::adopt), and `Unsupported` if this has several queues. The old descriptor then remains in use.
     pub fn replace(&self, fd: OwnedFd, mtu: u16) -> Result<()> {
+        if self.queues.is_some() {
+            let text = "the descriptors of an interface with several queues cannot be replaced";
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
         let Found { packets, link, name, state } = Found::new(fd, mtu)?;
         self.add_changes(link.as_ref()).map_err(cannot_wait)?;
         let mut old = None;
@@ -275,14 +330,17 @@ impl LinuxTun {
         self
     }
 
-    fn new(found: Found, up: bool) -> Result<Self> {
+    fn new(found: Found, further: Vec<Packets>, up: bool) -> Result<Self> {
         let Found { packets, link, name, state } = found;
+        let mtu = Arc::new(AtomicU16::new(state.mtu));
+        let queues = (!further.is_empty()).then(|| Queues::new(further, &mtu)).transpose().map_err(cannot_wait)?;
         let tun = Self {
             descriptor: Descriptor::new(packets.clone()).map_err(cannot_wait)?,
             // Changes between opening the link and querying it.
             changed: AtomicBool::new(link.is_some()),
-            mtu: AtomicU16::new(state.mtu),
+            mtu,
             watch: Mutex::new(Watch { packets, link, name, seen: state, up, told_up: None, told_mtu: state.mtu }),
+            queues,
         };
         tun.add_changes(tun.watch().link.as_ref()).map_err(cannot_wait)?;
         Ok(tun)
@@ -394,6 +452,11 @@ impl Tun for LinuxTun {
 
     fn wake(&self) {
         self.descriptor.waiter.wake();
+        self.queues.iter().for_each(Queues::wake);
+    }
+
+    fn queues(&self) -> Vec<Arc<dyn Tun>> {
+        self.queues.as_ref().map_or_else(Vec::new, Queues::further)
     }
 
     fn event(&self) -> Option<TunEvent> {
@@ -417,7 +480,11 @@ impl Tun for LinuxTun {
     }
 
     fn read(&self, arena: &mut PacketArena) -> io::Result<usize> {
-        self.descriptor.read(arena, self.mtu())
+        let read = self.descriptor.read(arena, self.mtu())?;
+        if let Some(queues) = &self.queues {
+            queues.note_first(arena);
+        }
+        Ok(read)
     }
 
     fn is_drained(&self) -> bool {
@@ -425,7 +492,10 @@ impl Tun for LinuxTun {
     }
 
     fn write(&self, packets: PacketList<'_>) -> usize {
-        self.descriptor.write(packets)
+        match &self.queues {
+            Some(queues) => queues.write(&self.descriptor, packets),
+            None => self.descriptor.write(packets),
+        }
     }
 
     fn route_back(&self, sender: IpAddr) -> Option<u8> {
@@ -440,15 +510,20 @@ impl Tun for LinuxTun {
     }
 
     fn read_drops(&self) -> u64 {
-        self.descriptor.drops()
+        self.descriptor.drops() + self.queues.as_ref().map_or(0, Queues::drops)
     }
 
     fn memory(&self) -> usize {
-        self.descriptor.memory()
+        self.descriptor.memory() + self.queues.as_ref().map_or(0, Queues::memory)
     }
 
     fn trim(&self) {
         self.descriptor.trim();
+        self.queues.iter().for_each(Queues::trim);
+    }
+
+    fn queue_limit(&self) -> usize {
+        self.queues.as_ref().map_or(0, Queues::max_memory)
     }
 }
 
@@ -465,6 +540,31 @@ fn check_name(name: &str) -> Result<()> {
         return Ok(());
     };
     Err(Error::invalid(format!("the interface name {name:?} {reason}")))
+}
+
+fn check_queues(number: usize) -> Result<()> {
+    if !(1..=MAX_QUEUES).contains(&number) {
+        return Err(Error::invalid(format!("{number} queues: an interface has 1 to {MAX_QUEUES}")));
+    }
+    Ok(())
+}
+
+/// Opens a queue of the interface `name`, which is created for the first.
+fn open_queue(name: &str, flags: u16) -> Result<OwnedFd> {
+    let fd: OwnedFd = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(DEVICE)
+        .map_err(|err| Error::io(format!("cannot open {DEVICE}"), err))?
+        .into();
+    sys::set_interface(&fd, name, flags).map_err(|err| creation_error(name, err))?;
+    Ok(fd)
+}
+
+/// Returns whether a descriptor is a queue of an interface that may have several.
+fn is_queue(fd: impl AsFd) -> bool {
+    sys::interface(fd).is_ok_and(|(_, flags)| flags & IFF_MULTI_QUEUE != 0)
 }
 
 fn cannot_wait(err: io::Error) -> Error {
