@@ -46,7 +46,7 @@
 /** Initializer for wg_options_t: no descriptor, WG_FD_TAKE, and the defaults. Since: 0.1.0 */
 #define WG_OPTIONS_INIT \
   { sizeof(wg_options_t), -1, WG_FD_TAKE, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
-    NULL, NULL, WG_LOG_INHERIT, 0, NULL, NULL, 0, 0 }
+    NULL, NULL, WG_LOG_INHERIT, 0, NULL, NULL, 0, 0, NULL }
 /** Initializer for wg_udp_options_t: no `protect`, no mark, no flags. Since: 0.1.0 */
 #define WG_UDP_OPTIONS_INIT { sizeof(wg_udp_options_t), NULL, NULL, NULL, 0, 0 }
 /** Initializer for wg_tun_callbacks_t. Since: 0.1.0 */
@@ -159,6 +159,13 @@
  * Since: 0.1.0
  */
 #define WG_WORKERS_NONE 4294967295
+
+/**
+ * The largest `queues`.
+ *
+ * Since: 0.1.0
+ */
+#define WG_QUEUES_MAX 8
 
 /**
  * The largest size of a configuration, in bytes: 1024 for each of WG_PEERS_DEFAULT peers, or of `max_peers` if that is
@@ -1230,9 +1237,18 @@ typedef struct wg_options_t {
    */
   uint32_t workers;
   /**
-   * 0.
+   * The number of queues of the interface, each of which a thread of its own serves, so that many connections use
+   * several processors: 1 to WG_QUEUES_MAX, or 0 for 1. Linux only, otherwise WG_ERR_UNSUPPORTED. With
+   * `interface_name` the interface is created with them; with `tun_fd` it must have been created with
+   * IFF_MULTI_QUEUE, and `queue_fds` has the others. Not with `tun` or `net`. Each but the first takes about 0.5 MiB
+   * of `memory_limit`; WG_ERR_INVALID if that is too small. wg_set_tun_fd() is then not supported.
    */
-  uint32_t reserved;
+  uint32_t queues;
+  /**
+   * The descriptors of the queues behind that of `tun_fd`, `queues` - 1 numbers; or NULL. `fd_ownership` holds for
+   * all of them. They are not kept.
+   */
+  const int32_t *queue_fds;
 } wg_options_t;
 
 /**
@@ -2004,16 +2020,18 @@ int32_t wg_turn_on(int32_t tun_fd, const char *uapi);
  * Creates and starts a tunnel as wg_turn_on() does, with options. Custom packets and datagrams are possible, see
  * wg_tun_callbacks_t and wg_transport_t, and so is an interface that the tunnel creates, see wg_options_t.
  *
- * Memory: `options` is not kept. With WG_FD_TAKE, `tun_fd` is as in wg_turn_on(). With WG_FD_DUP the caller keeps it
- * in any case; but a duplicate shares its O_NONBLOCK mode with the original, so on success the caller's descriptor is
- * non-blocking from then on. Each `.._destroy` is called exactly once with its `.._user`: when the tunnel is turned
- * off and the last call of any of its callbacks has returned; at once if the function is NULL (except
- * `protect_destroy`, which is called at the end as well) or has been replaced; or before this call returns if it
- * fails. The same holds for the structs of `tun` and `transport`. Only the `.._user` pointers of a struct with an
- * invalid `struct_size` are not released. An interface that the tunnel has created is removed when it is turned off.
+ * Memory: `options` is not kept. With WG_FD_TAKE, `tun_fd` is as in wg_turn_on(), and so are `queue_fds`. With
+ * WG_FD_DUP the caller keeps them in any case; but a duplicate shares its O_NONBLOCK mode with the original, so on
+ * success the caller's descriptor is non-blocking from then on. Each `.._destroy` is called exactly once with its
+ * `.._user`: when the tunnel is turned off and the last call of any of its callbacks has returned; at once if the
+ * function is NULL (except `protect_destroy`, which is called at the end as well) or has been replaced; or before this
+ * call returns if it fails. The same holds for the structs of `tun` and `transport`. Only the `.._user` pointers of a
+ * struct with an invalid `struct_size` are not released. An interface that the tunnel has created is removed when it
+ * is turned off.
  * Requires: `options` is NULL or points to `options->struct_size` readable bytes, and so do the pointers to structs in
- * it; `interface_name` is NULL or ends with a zero byte; functions are NULL or of their types, and may be called with
- * their `user` pointers on any thread; otherwise as in wg_turn_on().
+ * it; `interface_name` is NULL or ends with a zero byte; `queue_fds` is NULL or points to `queues` - 1 numbers;
+ * functions are NULL or of their types, and may be called with their `user` pointers on any thread; otherwise as in
+ * wg_turn_on().
  * Errors: as wg_turn_on(); WG_ERR_NULL if `options` is NULL, or `write` of `tun` or `send` of `transport`;
  * WG_ERR_INVALID if a value is out of range, or more than one of `tun_fd`, `tun`, `net` and `interface_name` are set;
  * WG_ERR_PERMISSION if `protect` refuses a socket; WG_ERR_UNSUPPORTED if a field is set that is unknown to this

@@ -21,7 +21,7 @@ use crate::{
     inherited::{Inherited, Uapi},
     log,
     notify::Notify,
-    running::{Limits, Running},
+    running::{Limits, Running, queues_from_environment},
     signals::Signals,
     stderr, umask,
     user::User,
@@ -64,11 +64,11 @@ pub(crate) fn start(run: &Run) -> std::result::Result<(), String> {
 fn serve(run: &Run, inherited: Inherited, user: Option<User>, ready: impl FnOnce() -> Result<()>) -> Result<()> {
     let interface = &*run.interface;
     let manager = Notify::from_environment();
-    let limits = Limits::from_environment()?;
+    let (limits, queues) = (Limits::from_environment()?, queues_from_environment()?);
     let signals = Signals::block().map_err(|e| Error::io("cannot block signals", e))?;
     log::init(interface);
     tracing::debug!(version = env!("CARGO_PKG_VERSION"), "starting");
-    let tun = open_tun(interface, inherited.tun)?;
+    let tun = open_tun(interface, inherited.tun, queues)?;
     // An interface that was passed as a descriptor may have another name.
     let name = Some(tun.name()).filter(|name| !name.is_empty()).unwrap_or_else(|| interface.into());
     // The daemon may be in another directory when it removes the file.
@@ -113,19 +113,24 @@ fn wait_for_signals(signals: Signals, ends: mpsc::Sender<String>) -> Result<()> 
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn open_tun(interface: &str, fd: Option<OwnedFd>) -> Result<Arc<dyn Tun>> {
+fn open_tun(interface: &str, fd: Option<OwnedFd>, queues: usize) -> Result<Arc<dyn Tun>> {
     use wg_embed::tun::linux::LinuxTun;
 
     Ok(Arc::new(match fd {
+        Some(_) if queues > 1 => return Err(Error::invalid(format!("WG_EMBED_TUN_QUEUES={queues}: WG_TUN_FD is one"))),
         Some(fd) => LinuxTun::adopt(fd, 0).map_err(|e| e.at("WG_TUN_FD"))?.with_link_state(),
-        None => LinuxTun::create(interface)?,
+        None => LinuxTun::create_with_queues(interface, queues)?,
     }))
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn open_tun(_: &str, fd: Option<OwnedFd>) -> Result<Arc<dyn Tun>> {
+fn open_tun(_: &str, fd: Option<OwnedFd>, queues: usize) -> Result<Arc<dyn Tun>> {
     use wg_embed::{ErrorKind, tun::fd::FdTun};
 
+    if queues > 1 {
+        let text = format!("WG_EMBED_TUN_QUEUES={queues}: only interfaces of Linux have several queues");
+        return Err(Error::new(ErrorKind::Unsupported, text));
+    }
     match fd {
         Some(fd) => Ok(Arc::new(FdTun::new(fd, 0).map_err(|e| e.at("WG_TUN_FD"))?)),
         None => Err(Error::new(ErrorKind::Unsupported, "interfaces cannot be made on this system yet: use WG_TUN_FD")),

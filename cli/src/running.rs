@@ -20,6 +20,10 @@ const MEMORY: std::ops::RangeInclusive<usize> = 2..=1024;
 /// The permitted values of `WG_EMBED_WORKERS`.
 const WORKERS: std::ops::RangeInclusive<usize> = 0..=device::MAX_WORKERS;
 
+/// The permitted values of `WG_EMBED_TUN_QUEUES`.
+#[cfg(unix)]
+const QUEUES: std::ops::RangeInclusive<usize> = 1..=wg_embed::tun::MAX_QUEUES;
+
 /// Additional bytes for each peer, about ten packets of full size: a server has many peers, each of which may be
 /// unreachable.
 const MEMORY_PER_PEER: usize = 16 << 10;
@@ -105,6 +109,12 @@ impl Limits {
         let workers = number("WG_EMBED_WORKERS", "a number", &WORKERS)?;
         Ok(Self { memory: memory.map_or(device::DEFAULT_MEMORY, |mebibytes| mebibytes << 20), workers })
     }
+}
+
+/// Reads `WG_EMBED_TUN_QUEUES`, the number of queues of the interface.
+#[cfg(unix)]
+pub(crate) fn queues_from_environment() -> Result<usize> {
+    number("WG_EMBED_TUN_QUEUES", "a number", &QUEUES).map(|queues| queues.unwrap_or(1))
 }
 
 /// Returns the number in a variable of the environment; `None` if it is unset or empty.

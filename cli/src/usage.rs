@@ -49,7 +49,9 @@ receives SIGINT or SIGTERM, or until the interface or its control socket,
       --wireproto-socket PATH
                              make a second control socket for WireProto messages
 ",
-    "  WG_TUN_FD                an open TUN descriptor to use instead of making one
+    "  WG_EMBED_TUN_QUEUES      queues of the interface, each with a thread of its own,
+                           on Linux: 1 to 8 (1)
+  WG_TUN_FD                an open TUN descriptor to use instead of making one
   WG_UAPI_FD               a listening UNIX socket to use as control socket
   LISTEN_FDS, LISTEN_PID   socket activation, see sd_listen_fds(3)
   NOTIFY_SOCKET            told when the daemon is ready, see sd_notify(3)

@@ -24,6 +24,7 @@ static int32_t any_level(struct caller *c) {
 static void fuzz_wg_turn_on_with(struct caller *c) {
   static const uint32_t mtus[] = {0, 0, 0, 576, 1420, 65535, 1, 65536, UINT32_MAX};
   static const uint32_t most[] = {0, 0, 1, 16777216, 16777217, UINT32_MAX};
+  static const int32_t queue_fds[WG_QUEUES_MAX] = {-1, -1, -1, -1, -1, -1, -1, -1};
   static const size_t limits[] = {0, 0, WG_MEMORY_MIN, WG_MEMORY_MAX, 1, SIZE_MAX};
   wg_options_t right = WG_OPTIONS_INIT;
   wg_tun_callbacks_t tun = WG_TUN_CALLBACKS_INIT;
@@ -71,6 +72,8 @@ static void fuzz_wg_turn_on_with(struct caller *c) {
   if (one_in(&c->dice, 2)) right.transport = own_transport;
   if (right.tun != NULL && !one_in(&c->dice, 8)) right.tun_fd = -1;
   if (!tame && one_in(&c->dice, 8)) right.interface_name = one_in(&c->dice, 2) ? "" : "more than fifteen bytes";
+  if (!tame && one_in(&c->dice, 8)) right.queues = (uint32_t)below(&c->dice, WG_QUEUES_MAX + 3);
+  if (!tame && one_in(&c->dice, 8)) right.queue_fds = queue_fds;
   options = sized_copy(&c->dice, &right, sizeof right, size, &unknown);
   handle = wg_turn_on_with(null ? NULL : options, text);
   free(options);

@@ -1,6 +1,7 @@
 /* interface_name of wg_options_t: an interface that the tunnel creates, and removes. Linux, with CAP_NET_ADMIN. */
 #include "check.h"
 
+#include <linux/if_tun.h>
 #include <net/if.h>
 #include <sched.h>
 #include <sys/ioctl.h>
@@ -104,6 +105,43 @@ static void it_is_there_as_long_as_the_tunnel(void) {
   CHECK(!exists());
 }
 
+/* Created, or passed with all their descriptors, which are then the library's. */
+static void it_has_several_queues(void) {
+  wg_options_t options = WG_OPTIONS_INIT;
+  int32_t handle, fds[2];
+  int i;
+  options.interface_name = NAME;
+  options.queues = 3;
+  handle = wg_turn_on_with(&options, "private_key=" PRIVATE_A "\n");
+  CHECK(handle > 0 && exists());
+  CHECK_EQ(wg_turn_off(handle), WG_OK);
+  CHECK(!exists());
+  options.interface_name = NULL;
+  options.queues = 2;
+  for (i = 0; i < 2; i++) {
+    struct ifreq one = request();
+    one.ifr_flags = IFF_TUN | IFF_NO_PI | IFF_MULTI_QUEUE;
+    fds[i] = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
+    CHECK(fds[i] >= 0 && ioctl(fds[i], TUNSETIFF, &one) == 0);
+  }
+  options.tun_fd = fds[0];
+  options.queue_fds = &fds[1];
+  CHECK_FAILS(wg_turn_on_with(&options, "private_key=1\n"), WG_ERR_INVALID, "private_key");
+  for (i = 0; i < 2; i++) CHECK(fcntl(fds[i], F_GETFD) >= 0);
+  options.fd_ownership = WG_FD_DUP;
+  handle = wg_turn_on_with(&options, "");
+  CHECK(handle > 0);
+  CHECK_EQ(wg_turn_off(handle), WG_OK);
+  for (i = 0; i < 2; i++) CHECK(fcntl(fds[i], F_GETFD) >= 0);
+  options.fd_ownership = WG_FD_TAKE;
+  handle = wg_turn_on_with(&options, "");
+  CHECK(handle > 0);
+  CHECK_FAILS(wg_set_tun_fd(handle, ask, WG_FD_DUP, 0), WG_ERR_UNSUPPORTED, "several queues");
+  CHECK_EQ(wg_turn_off(handle), WG_OK);
+  for (i = 0; i < 2; i++) CHECK(fcntl(fds[i], F_GETFD) < 0);
+  CHECK(!exists());
+}
+
 int main(void) {
   int device = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
   wrong_names_are_refused();
@@ -115,6 +153,7 @@ int main(void) {
   ask = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
   CHECK(ask >= 0);
   it_is_there_as_long_as_the_tunnel();
+  it_has_several_queues();
   close(ask);
   return 0;
 }

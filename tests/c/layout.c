@@ -5,7 +5,7 @@
 #include <string.h>
 
 #if UINTPTR_MAX == UINT64_MAX
-_Static_assert(sizeof(wg_options_t) == 176, "wg_options_t");
+_Static_assert(sizeof(wg_options_t) == 184, "wg_options_t");
 _Static_assert(_Alignof(wg_options_t) == 8, "wg_options_t");
 _Static_assert(offsetof(wg_options_t, struct_size) == 0, "struct_size");
 _Static_assert(offsetof(wg_options_t, tun_fd) == 8, "tun_fd");
@@ -32,7 +32,8 @@ _Static_assert(offsetof(wg_options_t, flags) == 148, "flags");
 _Static_assert(offsetof(wg_options_t, net) == 152, "net");
 _Static_assert(offsetof(wg_options_t, interface_name) == 160, "interface_name");
 _Static_assert(offsetof(wg_options_t, workers) == 168, "workers");
-_Static_assert(offsetof(wg_options_t, reserved) == 172, "reserved");
+_Static_assert(offsetof(wg_options_t, queues) == 172, "queues");
+_Static_assert(offsetof(wg_options_t, queue_fds) == 176, "queue_fds");
 
 _Static_assert(sizeof(wg_net_options_t) == 48 && _Alignof(wg_net_options_t) == 8, "wg_net_options_t");
 _Static_assert(offsetof(wg_net_options_t, struct_size) == 0, "struct_size");

@@ -75,12 +75,28 @@ static void fields(void) {
   options.workers = WG_WORKERS_MAX + 1;
   check_refused(&options, WG_ERR_INVALID, "workers is 9");
   options.workers = WG_WORKERS_NONE;
-  options.reserved = 1;
-  check_refused(&options, WG_ERR_INVALID, "reserved is 1");
-  options.reserved = 0;
   check_works(&options);
   options.tun_fd = fd;
   options.workers = WG_WORKERS_MAX;
+  check_works(&options);
+  options.tun_fd = fd;
+
+  options.queue_fds = &fd;
+  check_refused(&options, WG_ERR_INVALID, "queue_fds is set");
+  options.queue_fds = NULL;
+  options.queues = WG_QUEUES_MAX + 1;
+  check_refused(&options, WG_ERR_INVALID, "queues is 9");
+#ifdef __linux__
+  options.queues = 2;
+  check_refused(&options, WG_ERR_INVALID, "queue_fds is NULL");
+  options.queue_fds = &fd;
+  check_refused(&options, WG_ERR_INVALID, "that of two queues");
+  /* A socketpair has no queues. Nothing is taken. */
+  options.queue_fds = &app;
+  check_refused(&options, WG_ERR_INVALID, "not a queue");
+#endif
+  options.queues = 1;
+  options.queue_fds = NULL;
   check_works(&options);
 }
 

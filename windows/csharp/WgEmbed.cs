@@ -987,7 +987,8 @@ namespace WgEmbed {
       internal int LogLevel;
       internal uint Flags;
       internal IntPtr Net, InterfaceName;
-      internal uint Workers, Reserved;
+      internal uint Workers, Queues;
+      internal IntPtr QueueFds;
     }
 
     [StructLayout(LayoutKind.Sequential)]

@@ -14,7 +14,7 @@ use crate::{
         callback::NewCallback,
         calls,
         cancel::Uncancelled,
-        fd::FdTun,
+        fd::{AppFd, FdTun},
         guard::{finally, guard},
         handle::{self, Entry, Object},
         log::{self, OwnLog},
@@ -30,9 +30,9 @@ use crate::{
 use wg_embed::{
     bind::{Bind, UdpBind},
     device::{self, DEFAULT_MAX_PEERS, DEFAULT_MEMORY, Device, FIXED_MEMORY, Options, Tunnel},
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
     key::wiped,
-    tun::{DEFAULT_MTU, Tun},
+    tun::{DEFAULT_MTU, MAX_QUEUES, Tun},
     uapi::{self, Limits},
 };
 
@@ -86,6 +86,11 @@ pub const WG_WORKERS_MAX: u32 = 8;
 /// Since: 0.1.0
 pub const WG_WORKERS_NONE: u32 = 4_294_967_295;
 
+/// The largest `queues`.
+///
+/// Since: 0.1.0
+pub const WG_QUEUES_MAX: u32 = 8;
+
 /// The largest size of a configuration, in bytes: 1024 for each of WG_PEERS_DEFAULT peers, or of `max_peers` if that is
 /// more.
 ///
@@ -98,6 +103,7 @@ const _: () = assert!(FIXED_MEMORY + device::MAX_STAGED * (1500 + device::STAGED
 // The constants above are literals for the header's sake.
 const _: () = assert!(WG_MEMORY_DEFAULT == DEFAULT_MEMORY && WG_PEERS_DEFAULT as usize == DEFAULT_MAX_PEERS);
 const _: () = assert!(WG_WORKERS_MAX as usize == device::MAX_WORKERS);
+const _: () = assert!(WG_QUEUES_MAX as usize == MAX_QUEUES);
 const _: () = assert!(WG_MTU_DEFAULT == DEFAULT_MTU as u32);
 const _: () = assert!(WG_CONFIG_LEN_MAX == Limits::for_peers(DEFAULT_MAX_PEERS).bytes);
 
@@ -235,6 +241,7 @@ struct Settings {
     max_peers: usize,
     memory: usize,
     workers: Option<usize>,
+    queues: usize,
 }
 
 impl Settings {
@@ -258,18 +265,24 @@ impl Settings {
             workers if workers <= WG_WORKERS_MAX => Some(workers as usize),
             workers => return Err(Error::invalid(format!("workers is {workers}, more than {WG_WORKERS_MAX}"))),
         };
-        if options.reserved != 0 {
-            return Err(Error::invalid(format!("reserved is {}, not 0", options.reserved)));
+        let queues = match options.queues {
+            0 => 1,
+            queues if queues <= WG_QUEUES_MAX => queues as usize,
+            queues => return Err(Error::invalid(format!("queues is {queues}, more than {WG_QUEUES_MAX}"))),
+        };
+        if queues > 1 && cfg!(not(any(target_os = "linux", target_os = "android"))) {
+            return Err(Error::new(ErrorKind::Unsupported, "queues: there is only one on this platform"));
         }
         check_flags(options.flags, WG_OPTIONS_QUEUE_EVENTS as u32)?;
         let (takes_fd, mtu) = (takes(options.fd_ownership)?, mtu_or_default(options.mtu)?);
-        Ok(Self { takes_fd, mtu, max_peers, memory, workers })
+        Ok(Self { takes_fd, mtu, max_peers, memory, workers, queues })
     }
 }
 
 /// # Safety
-/// With `WG_FD_TAKE`, the library owns `tun_fd` if this succeeds. `options.net` is as in [`Net::open`];
-/// `options.interface_name` is NULL or ends with a zero byte.
+/// With `WG_FD_TAKE`, the library owns `tun_fd` and `queue_fds` if this succeeds. `options.net` is as in [`Net::open`];
+/// `options.interface_name` is NULL or ends with a zero byte; `options.queue_fds` is NULL or has as many numbers as
+/// there are further queues.
 unsafe fn start(
     options: &wg_options_t,
     settings: &Settings,
@@ -285,7 +298,7 @@ unsafe fn start(
     let limits = Limits { host_names: resolves, ..Limits::for_peers(settings.max_peers) };
     let update = uapi::parse_set(text, limits)?;
     // SAFETY: the caller's contract is the same.
-    let source = unsafe { Source::of(options, custom_io.tun.is_some()) }?;
+    let source = unsafe { Source::of(options, custom_io.tun.is_some(), settings.queues) }?;
     calls::watch_exit();
     let handle = handle::reserve()?;
     let Connected { tun, bind, inlets } = custom_io.connect(handle, settings.memory, settings.mtu)?;
@@ -298,8 +311,8 @@ unsafe fn start(
     let (tunnel, sockets, fd_tun) = tracing::dispatcher::with_default(&dispatch, || {
         let mut fd_tun = None;
         let tun = match &source {
-            Source::Descriptor(fd) => Some(fd_tun.insert(fd.tun(settings.mtu)?).clone() as Arc<dyn Tun>),
-            Source::Interface(name) => Some(create_interface(name, settings.mtu)?),
+            Source::Descriptors(fds) => Some(fd_tun.insert(AppFd::tun(fds, settings.mtu)?).clone() as Arc<dyn Tun>),
+            Source::Interface(name) => Some(create_interface(name, settings.mtu, settings.queues)?),
             Source::App => tun.or_else(|| functions.net.as_ref().map(|net| net.tun())),
         };
         let tun = tun.ok_or_else(|| Error::invalid("there is no TUN"))?;
@@ -312,9 +325,9 @@ unsafe fn start(
         Ok::<_, Error>((tunnel, sockets, fd_tun))
     })?;
     match source {
-        // SAFETY: the caller gives it away on success, and nothing fails from here on.
-        Source::Descriptor(fd) if settings.takes_fd => unsafe { fd.take() },
-        Source::Descriptor(fd) => fd.share(),
+        // SAFETY: the caller gives them away on success, and nothing fails from here on.
+        Source::Descriptors(fds) if settings.takes_fd => fds.into_iter().for_each(|fd| unsafe { fd.take() }),
+        Source::Descriptors(fds) => fds.into_iter().for_each(AppFd::share),
         Source::Interface(_) | Source::App => {}
     }
     starting.finish(Entry::new(Running { tunnel, fd_tun, sockets, functions }, dispatch));

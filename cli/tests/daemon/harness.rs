@@ -164,6 +164,7 @@ pub(crate) fn command(program: &str) -> Command {
         "WG_UAPI_FD",
         "WG_EMBED_MEMORY",
         "WG_EMBED_WORKERS",
+        "WG_EMBED_TUN_QUEUES",
         "WG_EMBED_SOCKET_DIR",
         "NOTIFY_SOCKET",
     ] {

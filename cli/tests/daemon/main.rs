@@ -85,6 +85,14 @@ fn workers_that_cannot_be_are_named() {
 }
 
 #[test]
+fn queues_that_cannot_be_are_named() {
+    for value in ["x", "-1", "0", "9"] {
+        let error = fail(value, &daemon(&["wgx"], &[("WG_EMBED_TUN_QUEUES", value)]));
+        assert!(error.starts_with(&format!("wg-embed: WG_EMBED_TUN_QUEUES={value}: ")), "{error}");
+    }
+}
+
+#[test]
 fn descriptors_that_cannot_be_are_named() {
     for variable in ["WG_TUN_FD", "WG_UAPI_FD"] {
         for value in ["x", "-1", "+3", "3 ", "0", "2", "999", "99999999999"] {

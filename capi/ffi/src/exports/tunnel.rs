@@ -59,16 +59,18 @@ pub unsafe extern "C" fn wg_turn_on(tun_fd: i32, uapi: *const c_char) -> i32 {
 /// Creates and starts a tunnel as wg_turn_on() does, with options. Custom packets and datagrams are possible, see
 /// wg_tun_callbacks_t and wg_transport_t, and so is an interface that the tunnel creates, see wg_options_t.
 ///
-/// Memory: `options` is not kept. With WG_FD_TAKE, `tun_fd` is as in wg_turn_on(). With WG_FD_DUP the caller keeps it
-/// in any case; but a duplicate shares its O_NONBLOCK mode with the original, so on success the caller's descriptor is
-/// non-blocking from then on. Each `.._destroy` is called exactly once with its `.._user`: when the tunnel is turned
-/// off and the last call of any of its callbacks has returned; at once if the function is NULL (except
-/// `protect_destroy`, which is called at the end as well) or has been replaced; or before this call returns if it
-/// fails. The same holds for the structs of `tun` and `transport`. Only the `.._user` pointers of a struct with an
-/// invalid `struct_size` are not released. An interface that the tunnel has created is removed when it is turned off.
+/// Memory: `options` is not kept. With WG_FD_TAKE, `tun_fd` is as in wg_turn_on(), and so are `queue_fds`. With
+/// WG_FD_DUP the caller keeps them in any case; but a duplicate shares its O_NONBLOCK mode with the original, so on
+/// success the caller's descriptor is non-blocking from then on. Each `.._destroy` is called exactly once with its
+/// `.._user`: when the tunnel is turned off and the last call of any of its callbacks has returned; at once if the
+/// function is NULL (except `protect_destroy`, which is called at the end as well) or has been replaced; or before this
+/// call returns if it fails. The same holds for the structs of `tun` and `transport`. Only the `.._user` pointers of a
+/// struct with an invalid `struct_size` are not released. An interface that the tunnel has created is removed when it
+/// is turned off.
 /// Requires: `options` is NULL or points to `options->struct_size` readable bytes, and so do the pointers to structs in
-/// it; `interface_name` is NULL or ends with a zero byte; functions are NULL or of their types, and may be called with
-/// their `user` pointers on any thread; otherwise as in wg_turn_on().
+/// it; `interface_name` is NULL or ends with a zero byte; `queue_fds` is NULL or points to `queues` - 1 numbers;
+/// functions are NULL or of their types, and may be called with their `user` pointers on any thread; otherwise as in
+/// wg_turn_on().
 /// Errors: as wg_turn_on(); WG_ERR_NULL if `options` is NULL, or `write` of `tun` or `send` of `transport`;
 /// WG_ERR_INVALID if a value is out of range, or more than one of `tun_fd`, `tun`, `net` and `interface_name` are set;
 /// WG_ERR_PERMISSION if `protect` refuses a socket; WG_ERR_UNSUPPORTED if a field is set that is unknown to this

@@ -44,14 +44,19 @@ mod unix {
             }
         }
 
-        /// A TUN over a duplicate of the descriptor.
-        pub(crate) fn tun(&self, mtu: u16) -> Result<Arc<FdTun>> {
-            let duplicate = self.duplicate()?;
+        /// A TUN over duplicates of the descriptors of its queues, which is one except on Linux.
+        pub(crate) fn tun(fds: &[Self], mtu: u16) -> Result<Arc<FdTun>> {
+            let duplicates = fds.iter().map(Self::duplicate).collect::<Result<Vec<_>>>()?;
             #[cfg(any(target_os = "linux", target_os = "android"))]
-            let tun = FdTun::adopt(duplicate, mtu);
+            let tun = FdTun::adopt_queues(duplicates, mtu);
             #[cfg(not(any(target_os = "linux", target_os = "android")))]
-            let tun = FdTun::new(duplicate, mtu);
-            Ok(Arc::new(tun.map_err(|err| self.named(err))?))
+            let tun = duplicates.into_iter().next().ok_or_else(|| Error::invalid("there is no descriptor"));
+            #[cfg(not(any(target_os = "linux", target_os = "android")))]
+            let tun = tun.and_then(|duplicate| FdTun::new(duplicate, mtu));
+            match fds {
+                [fd] => tun.map_err(|err| fd.named(err)).map(Arc::new),
+                _ => tun.map_err(|err| err.at("the descriptors of the queues")).map(Arc::new),
+            }
         }
 
         /// Replaces a TUN's descriptor by a duplicate of this one.
@@ -177,7 +182,7 @@ impl AppFd {
         Err(wg_embed::error::Error::new(wg_embed::error::ErrorKind::Unsupported, text))
     }
 
-    pub(crate) fn tun(&self, _: u16) -> Result<Arc<FdTun>> {
+    pub(crate) fn tun(_: &[Self], _: u16) -> Result<Arc<FdTun>> {
         Self::new(0).map(|_| unreachable!("there is no such thing"))
     }
 

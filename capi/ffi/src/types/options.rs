@@ -121,14 +121,21 @@ pub struct wg_options_t {
     /// are started under the first such load, and take up to half of the free memory of `memory_limit` while it lasts.
     /// Callbacks may also run on them.
     pub workers: u32,
-    /// 0.
-    pub reserved: u32,
+    /// The number of queues of the interface, each of which a thread of its own serves, so that many connections use
+    /// several processors: 1 to WG_QUEUES_MAX, or 0 for 1. Linux only, otherwise WG_ERR_UNSUPPORTED. With
+    /// `interface_name` the interface is created with them; with `tun_fd` it must have been created with
+    /// IFF_MULTI_QUEUE, and `queue_fds` has the others. Not with `tun` or `net`. Each but the first takes about 0.5 MiB
+    /// of `memory_limit`; WG_ERR_INVALID if that is too small. wg_set_tun_fd() is then not supported.
+    pub queues: u32,
+    /// The descriptors of the queues behind that of `tun_fd`, `queues` - 1 numbers; or NULL. `fd_ownership` holds for
+    /// all of them. They are not kept.
+    pub queue_fds: *const i32,
     // No padding, here or at the end: what an older caller has there would be read as the fields that follow later.
 }
 
 const _: () = {
     const POINTER: usize = size_of::<usize>();
-    assert!(size_of::<wg_options_t>() == 18 * POINTER + 32);
+    assert!(size_of::<wg_options_t>() == 19 * POINTER + 32);
     assert!(offset_of!(wg_options_t, struct_size) == 0);
     assert!(offset_of!(wg_options_t, tun_fd) == POINTER);
     assert!(offset_of!(wg_options_t, fd_ownership) == POINTER + 4);
@@ -154,7 +161,8 @@ const _: () = {
     assert!(offset_of!(wg_options_t, net) == 16 * POINTER + 24);
     assert!(offset_of!(wg_options_t, interface_name) == 17 * POINTER + 24);
     assert!(offset_of!(wg_options_t, workers) == 18 * POINTER + 24);
-    assert!(offset_of!(wg_options_t, reserved) == 18 * POINTER + 28);
+    assert!(offset_of!(wg_options_t, queues) == 18 * POINTER + 28);
+    assert!(offset_of!(wg_options_t, queue_fds) == 18 * POINTER + 32);
 };
 
 /// WG_OPTIONS_INIT.
@@ -186,7 +194,8 @@ impl Default for wg_options_t {
             net: ptr::null(),
             interface_name: ptr::null(),
             workers: 0,
-            reserved: 0,
+            queues: 0,
+            queue_fds: ptr::null(),
         }
     }
 }
