@@ -1,8 +1,9 @@
-//! Starts the library's threads.
+//! Starts the library's threads, and counts the processors for them.
 //!
 //! They run in the process of an app: signals for the host are not delivered to them, and their stacks are large enough
 //! for the host's callbacks.
 
+mod processors;
 #[cfg(unix)]
 mod signals;
 
@@ -12,6 +13,8 @@ mod signals {
         body()
     }
 }
+
+pub(crate) use self::processors::processors;
 
 use crate::reserve::{ENOUGH, has_room};
 use std::{

@@ -37,6 +37,7 @@ const UNSAFE: &[&str] = &[
     "process.rs",
     "reserve.rs",
     "time.rs",
+    "thread/processors.rs",
     "thread/signals.rs",
     "netlink.rs",
     "sync/event.rs",

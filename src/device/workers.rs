@@ -12,9 +12,7 @@ mod shared;
 
 use std::{
     io, mem,
-    num::NonZero,
     sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
-    thread,
     time::{Duration, Instant},
 };
 
@@ -27,7 +25,7 @@ use super::{
     ring::{Bell, Next, Ring, Taken},
     staged::Budget,
 };
-use crate::{key::wipe_below, noise::message::padded_len, tun::PacketArena};
+use crate::{key::wipe_below, noise::message::padded_len, thread::processors, tun::PacketArena};
 
 /// The largest number of workers of a tunnel: with more, the calls of the system are the limit.
 pub const MAX_WORKERS: usize = 8;
@@ -286,7 +284,6 @@ impl Workers {
     /// Returns the workers that the options of a tunnel ask for, and for a TUN with this number of queues. `None` if
     /// there are to be none, and one queue.
     pub(super) fn of(number: Option<usize>, memory: usize, queues: usize) -> Option<Self> {
-        let processors = || thread::available_parallelism().map_or(1, NonZero::get);
         let number = number.unwrap_or_else(|| default_number(processors(), memory)).min(MAX_WORKERS);
         (number > 0 || queues > 1).then(|| Self {
             number,
