@@ -31,7 +31,7 @@ const fn threads(workers: usize) -> Threads {
 fn each_peer_keeps_its_order() {
     for workers in [1, 3] {
         let ends = star(&MemNetwork::new(), 3, threads(workers));
-        flood(&ends, |arrived, _| until_each_has(&ends, arrived, 1000));
+        flood(&ends, |arrived, _| until_each_has(&ends, arrived, 300));
         for end in &ends {
             assert_eq!(end.count("in_replayed"), 0);
             assert!(end.tunnel.workers_worked() > Duration::ZERO);
@@ -45,7 +45,7 @@ fn staged_packets_and_keepalives_keep_the_order() {
     for workers in [1, 3] {
         let ends = star(&MemNetwork::new(), 2, threads(workers));
         flood(&ends, |arrived, _| {
-            for _ in 0..8 {
+            for _ in 0..3 {
                 until_each_has(&ends, arrived, 100);
                 // The sessions end while packets are on their way; the next ones are staged.
                 ends[0].tunnel.device().drop_session(None).unwrap();
@@ -71,7 +71,7 @@ fn replays_are_not_delivered() {
             number += u32::from(datagram.payload[0] == 4);
             if datagram.payload[0] == 4 && number.is_multiple_of(3) { Action::Duplicate } else { Action::Deliver }
         });
-        flood(&ends, |arrived, _| until_each_has(&ends, arrived, 1000));
+        flood(&ends, |arrived, _| until_each_has(&ends, arrived, 300));
         ends.iter().for_each(|end| assert!(end.count("in_replayed") > 0));
     }
 }

@@ -28,7 +28,7 @@ compare() {
 }
 compare windows/csharp/WgEmbed.cs || fail "C# and the header differ"
 for change in 's/TooLarge = -5/TooLarge = -6/' 's/wg_trim(int handle)/wg_trim(int handle, int more)/' \
-  's/Workers, Reserved;/Workers;/'; do
+  's/Workers, Queues;/Workers;/'; do
   sed "$change" windows/csharp/WgEmbed.cs >"$out/differs.cs"
   if (compare "$out/differs.cs") >"$out/differs.log" 2>&1; then fail "a difference was not noticed: $change"; fi
 done
