@@ -82,7 +82,7 @@ impl Device {
         self.in_flight.begin().map_or(Ok(0), |_call| tun.read(arena))
     }
 
-    /// Writes like [`Tun::write`](crate::tun::Tun::write). Nothing is taken during a pause.
+    /// Writes like [`Tun::write`]. Nothing is taken during a pause.
     pub(super) fn write_tun(&self, packets: PacketList<'_>) -> usize {
         self.in_flight.begin().map_or(0, |_call| {
             let _alone = lock(&self.tun_writer);
