@@ -18,6 +18,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     io::{self, Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    ops::Range,
     sync::{Arc, Mutex},
     thread,
     time::Duration,
@@ -44,6 +45,10 @@ const MULTI_QUEUE: i32 = libc::IFF_TUN | libc::IFF_MULTI_QUEUE | libc::IFF_VNET_
 const PORT: u16 = 51820;
 const UDP: u16 = 7000;
 const TCP: u16 = 7001;
+
+/// The first source port of UDP flows. With those that follow it, none of 34 flows shares the place of another one in
+/// the table of flows (`src/tun/linux/steering.rs`), as one of them could then change its queue.
+const FIRST: u16 = 20_000;
 
 /// The queues from which each UDP flow was read, by its source port.
 type Flows = Arc<Mutex<HashMap<u16, BTreeSet<usize>>>>;
@@ -176,17 +181,17 @@ fn echo_udp(far: &Netns) -> thread::JoinHandle<()> {
 }
 
 /// Numbered datagrams of some flows, a few of each at a time, so that no socket is full: all come back, in order.
-fn converse(near: &Netns, flows: usize, rounds: u64) {
+fn converse(near: &Netns, ports: Range<u16>, rounds: u64) {
     /// What is on its way of each flow: of all together, no more than the other socket has room for.
     const AT_ONCE: u64 = 2;
     let sockets: Vec<_> = near.run(move || {
-        let open = |_| {
-            let socket = UdpSocket::bind(("10.0.0.1", 0)).unwrap();
+        let open = |port| {
+            let socket = UdpSocket::bind(("10.0.0.1", port)).unwrap();
             socket.connect(("10.0.0.2", UDP)).unwrap();
             socket.set_read_timeout(Some(LIMIT)).unwrap();
             socket
         };
-        (0..flows).map(open).collect()
+        ports.map(open).collect()
     });
     let mut buffer = [0; 2000];
     for round in 0..rounds {
@@ -213,14 +218,15 @@ fn each_flow_has_a_queue_and_keeps_its_order() {
             let [near, far] = pair(queues, adopts);
             let echo = echo_udp(&far.netns);
             // The first waits for a session.
-            converse(&near.netns, 1, 1);
+            converse(&near.netns, FIRST..FIRST + 1, 1);
             thread::scope(|scope| {
-                for _ in 0..4 {
-                    scope.spawn(|| converse(&near.netns, 8, 500));
+                for first in (FIRST + 1..).step_by(8).take(4) {
+                    let near = &near.netns;
+                    scope.spawn(move || converse(near, first..first + 8, 500));
                 }
             });
             near.netns.run(|| {
-                let socket = UdpSocket::bind(("10.0.0.1", 0)).unwrap();
+                let socket = UdpSocket::bind(("10.0.0.1", FIRST + 33)).unwrap();
                 socket.send_to(&[], ("10.0.0.2", UDP)).unwrap();
             });
             echo.join().unwrap();

@@ -19,7 +19,7 @@ use wg_embed::{
     Error, ErrorKind,
     bind::{Bind, UdpBind},
     config::wgquick::Conf,
-    device::{EndReason, Event, Options, Tunnel, resolve_with_system},
+    device::{EndReason, Event, MAX_WORKERS, Options, Tunnel, resolve_with_system},
     key::PublicKey,
     sync::lock,
     tun::{DEFAULT_MTU, Tun, linux::LinuxTun},
@@ -134,6 +134,9 @@ impl NativeTunnel {
         workers: Option<usize>,
     ) -> PyResult<Self> {
         log::start(py)?;
+        if workers.is_some_and(|workers| workers > MAX_WORKERS) {
+            return Err(invalid(&format!("there are at most {MAX_WORKERS} workers")));
+        }
         let Conf { interface, update } = Conf::from_bytes(conf).map_err(|error| errors::from_core(py, &error))?;
         let mtu = mtu.or(interface.mtu);
         let io = |error: std::io::Error| errors::from_io(&error);

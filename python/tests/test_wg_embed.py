@@ -171,6 +171,8 @@ def test_from_a_file(tmp_path: Path) -> None:
         assert tunnel.net.addresses == ["10.0.0.9"] and tunnel.net.mtu == 1280
     with pytest.raises(OverflowError):
         wg_embed.Tunnel.from_file(file, workers=-1)
+    with pytest.raises(ValueError, match="at most 8 workers"):
+        wg_embed.Tunnel.from_file(file, workers=9)
     with pytest.raises(FileNotFoundError):
         wg_embed.Tunnel.from_file(tmp_path / "missing.conf")
 

@@ -59,10 +59,11 @@ struct Round {
 }
 
 impl Round {
-    /// Creates the result of a round that moved so many; `is_last` if none is expected after a single one.
-    const fn new(moved: usize, is_last: bool) -> Self {
+    /// Creates the result of a round that moved so many. `is_last`, whether none is expected after it, is only asked
+    /// about a single one.
+    fn new(moved: usize, is_last: impl FnOnce() -> bool) -> Self {
         // While several were moved, others have probably arrived: another look then costs less than a wait.
-        Self { moved, more: moved > 1 || (moved == 1 && !is_last) }
+        Self { moved, more: moved > 1 || (moved == 1 && !is_last()) }
     }
 }
 
@@ -328,7 +329,8 @@ impl Threads {
     fn receive(&self, is_quiet: bool) -> io::Result<Round> {
         go_on(self.inbound.with(|buffers| {
             let moved = self.inbound_round(buffers)?;
-            let round = Round::new(moved, is_quiet && self.bind.is_drained() && buffers.handshakes.is_empty());
+            let is_last = || is_quiet && self.bind.is_drained() && buffers.handshakes.is_empty();
+            let round = Round::new(moved, is_last);
             if !round.more
                 && let Some(workers) = &self.workers
             {
@@ -348,7 +350,7 @@ impl Threads {
         self.device.handle_tun_events();
         go_on(self.outbound.with(|buffers| {
             let moved = self.outbound_round(buffers)?;
-            let mut round = Round::new(moved, is_quiet && self.tun.is_drained());
+            let mut round = Round::new(moved, || is_quiet && self.tun.is_drained());
             if !round.more
                 && let Some(workers) = &self.workers
             {

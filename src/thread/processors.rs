@@ -10,9 +10,12 @@ pub(crate) fn processors() -> usize {
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
     // SAFETY: the set is passed with its size, and lives.
     let result = unsafe { libc::sched_getaffinity(0, size_of_val(&set), &raw mut set) };
-    // SAFETY: the set is initialized, also if it was not written.
-    let number = if result == 0 { unsafe { libc::CPU_COUNT(&set) } } else { 1 };
-    usize::try_from(number).map_or(1, |number| number.max(1))
+    if result < 0 {
+        // There are more than a set has room for.
+        return 8 * size_of_val(&set);
+    }
+    // SAFETY: the set is initialized.
+    usize::try_from(unsafe { libc::CPU_COUNT(&set) }).map_or(1, |number| number.max(1))
 }
 
 /// Returns the number of processors that this process may use, at least 1.

@@ -34,7 +34,10 @@ public struct TunnelOptions: Sendable {
     raw.mtu = UInt32(clamping: config.mtu ?? mtu)
     raw.memory_limit = memoryLimit.map { Int(clamping: $0) } ?? 0
     raw.max_peers = maxPeers.map { UInt32(clamping: $0) } ?? 0
-    raw.workers = workers.map { $0 == 0 ? UInt32(WG_WORKERS_NONE) : UInt32(clamping: Int32(clamping: $0)) } ?? 0
+    raw.workers = workers.map { number in
+      // A negative number is as invalid as one that is too large.
+      number == 0 ? UInt32(WG_WORKERS_NONE) : UInt32(number < 0 ? .max : Int32(clamping: number))
+    } ?? 0
     raw.log_level = logLevel?.rawValue ?? WG_LOG_INHERIT.rawValue
     raw.resolve = wg_resolve_system
     if let resolver {

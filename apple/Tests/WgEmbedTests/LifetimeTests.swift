@@ -23,7 +23,7 @@ final class LifetimeTests: XCTestCase {
     var options = TunnelOptions()
     options.memoryLimit = 1
     XCTAssertEqual(code { _ = try Tunnel(Config(pair.clientConf), packets: Inbox().io, options: options) }, .invalid)
-    let cases: [(Int, WgError.Code?)] = [(0, nil), (8, nil), (9, .invalid), (1 << 32 - 1, .invalid)]
+    let cases: [(Int, WgError.Code?)] = [(0, nil), (8, nil), (9, .invalid), (-1, .invalid), (1 << 32 - 1, .invalid)]
     for (workers, expected) in cases {
       options = TunnelOptions()
       options.workers = workers

@@ -120,8 +120,8 @@ impl Tun for StackTun {
     fn read(&self, arena: &mut PacketArena) -> io::Result<usize> {
         let shared = &self.0;
         let before = arena.slots().len();
-        shared.waiter.set_busy();
         loop {
+            shared.waiter.set_busy();
             self.fill(arena);
             let read = arena.slots().len() - before;
             if read > 0 {
@@ -136,7 +136,7 @@ impl Tun for StackTun {
         }
     }
 
-    /// Also prepares a wait: from now on, packets are signalled.
+    /// Also prepares a wait: until the next read, packets are signalled.
     fn is_drained(&self) -> bool {
         let shared = &self.0;
         shared.waiter.set_idle();
@@ -144,8 +144,6 @@ impl Tun for StackTun {
         let is_drained = shared.outbox.is_idle() && shared.tcp.is_idle() && !shared.memory.can_feed();
         if is_drained {
             shared.waiter.set_deadline(|| shared.deadlines.next(), || shared.now());
-        } else {
-            shared.waiter.set_busy();
         }
         is_drained
     }
@@ -248,6 +246,25 @@ mod tests {
         tun.wait(Some(LIMIT)).unwrap();
         assert!(began.elapsed() < LIMIT, "it was not signalled");
         assert_eq!(read(), (1, true));
+    }
+
+    #[test]
+    fn a_second_look_at_an_empty_stack_takes_no_signal() {
+        let stack = stack();
+        let tun = stack.tun();
+        let mut arena = PacketArena::new(1 << 16, 1, |len, _| len.next_multiple_of(16));
+        assert_eq!(tun.read(&mut arena).unwrap(), 0);
+        // Of a connection, in a round: its signal comes last.
+        let to = ([10, 0, 0, 2], 9).into();
+        let _stream = stack.0.waiter.round(|| {
+            let stream = stack.start_tcp(to).unwrap();
+            assert!(!tun.is_drained());
+            stream
+        });
+        let began = std::time::Instant::now();
+        tun.wait(Some(LIMIT)).unwrap();
+        assert!(began.elapsed() < LIMIT, "it was not signalled");
+        assert_eq!(tun.read(&mut arena).unwrap(), 1);
     }
 
     #[test]

@@ -218,8 +218,7 @@ impl Netstack {
     }
 
     /// Calls `round`, which handles events of several connections on this thread: the tunnel is woken once at its end
-    /// for most of the segments without data that follow from it, such as SYNs and FINs. It must not call this function
-    /// again.
+    /// for most of the segments without data that follow from it, such as SYNs and FINs.
     pub fn round<R>(&self, round: impl FnOnce() -> R) -> R {
         self.0.waiter.round(round)
     }

@@ -70,21 +70,23 @@ impl Waiter {
     }
 
     /// Calls `round`, which handles several events: one wake-up for all of them is enough. They then also leave in one
-    /// batch. Rounds of one thread are not nested.
+    /// batch. A round within a round of this thread, of any stack, has signals of its own.
     pub(super) fn round<R>(&self, round: impl FnOnce() -> R) -> R {
         /// Signals at the end, also after a panic.
-        struct End<'a>(&'a Waiter);
+        struct End<'a> {
+            waiter: &'a Waiter,
+            outer: (*const Waiter, u8),
+        }
 
         impl Drop for End<'_> {
             fn drop(&mut self) {
-                if HELD.replace((ptr::null(), 0)).1 > 0 {
-                    self.0.signal();
+                if HELD.replace(self.outer).1 > 0 {
+                    self.waiter.signal();
                 }
             }
         }
 
-        HELD.set((self, 0));
-        let _end = End(self);
+        let _end = End { waiter: self, outer: HELD.replace((self, 0)) };
         round()
     }
 
@@ -197,6 +199,13 @@ mod tests {
             waiter.set_idle();
         });
         assert!(!is_woken(&waiter));
+        waiter.round(|| {
+            waiter.signal_in_round();
+            other.round(|| waiter.round(|| ()));
+            assert!(!is_woken(&waiter), "a round within it has signals of its own");
+        });
+        assert!(is_woken(&waiter));
+        waiter.set_idle();
         waiter.signal_in_round();
         assert!(is_woken(&waiter), "there is no round");
     }

@@ -104,7 +104,7 @@ impl Threads {
 
     fn queue_round(&self, queue: &Queue, workers: &Workers, out: &mut Outbound, is_quiet: bool) -> io::Result<Round> {
         let moved = workers.serve(&self.device, &*queue.tun, out, &queue.is_wanted)?;
-        let mut round = Round::new(moved, is_quiet && queue.tun.is_drained());
+        let mut round = Round::new(moved, || is_quiet && queue.tun.is_drained());
         if !round.more {
             round.more = workers.is_left_to_send(&self.device);
         }

@@ -121,10 +121,12 @@ impl Workers {
         Ok(read)
     }
 
-    /// Does all jobs that no other thread has, as the thread of a queue has nothing to read now. Returns whether it
+    /// Does the jobs that no other thread has, as the thread of a queue has nothing to read now. Returns whether it
     /// must not sleep yet: jobs are left to be sent, which no other thread does.
     pub(in crate::device) fn is_left_to_send(&self, device: &Device) -> bool {
-        while self.help_once(device) {}
+        // As many as there can be now: other threads may go on adding, and this one has sockets or a queue to serve.
+        let most = self.out.jobs() + self.shared.as_ref().map_or(0, |shared| shared.queues);
+        (0..most).take_while(|_| self.help_once(device)).for_each(drop);
         self.send_added(device);
         self.out.ring.is_left()
     }
