@@ -20,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use flood::{End, Threads, flood, star, until_each_has, wait_until};
+use flood::{End, Threads, flood, remove_and_add_again, star, until_each_has, wait_until};
 use several::Several;
 use wg_embed::{
     ErrorKind,
@@ -91,16 +91,7 @@ fn a_peer_is_removed_under_load() {
         flood(&ends, |arrived, _| {
             for _ in 0..2 {
                 flows_on(&ends, arrived);
-                let session = ends[0].tunnel.device().current_session(&ends[1].key).map(|s| Arc::downgrade(&s));
-                ends[0].remove(&ends[1]);
-                let is_gone = || session.as_ref().is_none_or(|session| session.strong_count() == 0);
-                wait_until("the keys of a removed peer remain", is_gone);
-                let before = ends[0].sent_to(&ends[1]);
-                until_each_has(&ends, &arrived[2..], 100);
-                assert_eq!(ends[0].sent_to(&ends[1]), before, "sent to a removed peer");
-                ends[1].remove(&ends[0]);
-                ends[1].add(&ends[0]);
-                ends[0].add(&ends[1]);
+                remove_and_add_again(&ends, arrived);
             }
         });
     }

@@ -10,13 +10,9 @@ mod flood;
 #[path = "common/several.rs"]
 mod several;
 
-use std::{
-    sync::{Arc, atomic::Ordering::SeqCst},
-    thread,
-    time::Duration,
-};
+use std::{sync::atomic::Ordering::SeqCst, thread, time::Duration};
 
-use flood::{Threads, flood, star, until_each_has, wait_until};
+use flood::{Threads, flood, remove_and_add_again, star, until_each_has, wait_until};
 use wg_embed::{
     bind::mem::{Action, MemNetwork},
     config::{PeerUpdate, Update},
@@ -88,17 +84,7 @@ fn a_peer_is_removed_under_load() {
         flood(&ends, |arrived, _| {
             for _ in 0..5 {
                 until_each_has(&ends, arrived, 100);
-                let session = ends[0].tunnel.device().current_session(&ends[1].key).map(|s| Arc::downgrade(&s));
-                ends[0].remove(&ends[1]);
-                let is_gone = || session.as_ref().is_none_or(|session| session.strong_count() == 0);
-                wait_until("the keys of a removed peer remain", is_gone);
-                let before = ends[0].sent_to(&ends[1]);
-                until_each_has(&ends, &arrived[2..], 100);
-                assert_eq!(ends[0].sent_to(&ends[1]), before, "sent to a removed peer");
-                // The other end takes a new handshake at once only if it has forgotten the last.
-                ends[1].remove(&ends[0]);
-                ends[1].add(&ends[0]);
-                ends[0].add(&ends[1]);
+                remove_and_add_again(&ends, arrived);
             }
         });
     }

@@ -81,7 +81,8 @@ impl Inside {
         self.wake();
     }
 
-    /// Calls `begin`, waits until so many more were written, and returns when each of the numbers was reached.
+    /// Calls `begin`, then waits for packets to be written. Returns the time at which each of these numbers of further
+    /// packets was reached.
     pub fn time<const N: usize>(&self, more: [usize; N], begin: impl FnOnce()) -> [std::time::Instant; N] {
         let before = self.taken.load(Relaxed);
         let mut state = lock(&self.state);

@@ -59,8 +59,8 @@ struct Round {
 }
 
 impl Round {
-    /// Creates the result of a round that moved so many. `is_last`, whether none is expected after it, is only asked
-    /// about a single one.
+    /// Creates the result of a round that moved this number of packets or messages. After a single one, `is_last` is
+    /// called, and returns whether no other is expected soon.
     fn new(moved: usize, is_last: impl FnOnce() -> bool) -> Self {
         // While several were moved, others have probably arrived: another look then costs less than a wait.
         Self { moved, more: moved > 1 || (moved == 1 && !is_last()) }

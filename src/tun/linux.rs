@@ -261,7 +261,8 @@ impl LinuxTun {
     /// that were not passed are lost. A single descriptor may be anything that `adopt` takes.
     ///
     /// # Errors
-    /// As [`adopt`](Self::adopt); `Invalid` if there are none or too many, or if they are not queues of one interface.
+    /// As [`adopt`](Self::adopt); `Invalid` if the number of descriptors is 0 or too large, or if they do not belong to
+    /// one interface.
     pub fn adopt_queues(fds: impl IntoIterator<Item = OwnedFd>, mtu: u16) -> Result<Self> {
         let mut fds: Vec<_> = fds.into_iter().collect();
         check_queues(fds.len())?;

@@ -233,6 +233,22 @@ pub fn flood(ends: &[End], meanwhile: impl FnOnce(&[AtomicU64], &[AtomicU64])) {
     });
 }
 
+/// Removes the peer that is the second end from the first, during a flood. Its keys are then wiped, and nothing is sent
+/// to it, while the third end goes on receiving. Then they are peers again.
+pub fn remove_and_add_again(ends: &[End], arrived: &[AtomicU64]) {
+    let session = ends[0].tunnel.device().current_session(&ends[1].key).map(|s| Arc::downgrade(&s));
+    ends[0].remove(&ends[1]);
+    let is_gone = || session.as_ref().is_none_or(|session| session.strong_count() == 0);
+    wait_until("the keys of a removed peer remain", is_gone);
+    let before = ends[0].sent_to(&ends[1]);
+    until_each_has(ends, &arrived[2..], 100);
+    assert_eq!(ends[0].sent_to(&ends[1]), before, "sent to a removed peer");
+    // The other end takes a new handshake at once only if it has forgotten the last.
+    ends[1].remove(&ends[0]);
+    ends[1].add(&ends[0]);
+    ends[0].add(&ends[1]);
+}
+
 pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !done() {

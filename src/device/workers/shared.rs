@@ -164,7 +164,7 @@ impl Workers {
         }
     }
 
-    /// Seals the oldest job that no other thread has. Returns false if there is none.
+    /// Seals the oldest job that no other thread has taken. Returns false if every job is taken.
     fn help_once(&self, device: &Device) -> bool {
         let Some(taken) = self.out.ring.take() else { return false };
         taken.work(Job::work);
