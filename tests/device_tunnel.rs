@@ -8,11 +8,12 @@ mod common;
 mod in_time;
 
 use std::{
+    io,
     net::{IpAddr, SocketAddr},
     sync::{
-        Arc, Mutex, OnceLock,
+        Arc, Condvar, Mutex, OnceLock,
         atomic::{AtomicBool, Ordering},
-        mpsc,
+        mpsc::{self, Sender},
     },
     thread,
     time::Duration,
@@ -33,7 +34,10 @@ use wg_embed::{
     noise::REKEY_TIMEOUT,
     random::SystemRandom,
     time::ManualClock,
-    tun::mem::{MemHandle, MemTun},
+    tun::{
+        PacketArena, PacketList, Tun, TunEvent,
+        mem::{MemHandle, MemTun},
+    },
 };
 
 /// Longer than anything here takes.
@@ -94,6 +98,69 @@ fn pair(events: impl Fn(Event) + Send + Sync + 'static) -> (End, End) {
     a.introduce(&b);
     b.introduce(&a);
     (a, b)
+}
+
+/// A TUN that always has a packet, until its events are looked at: that ends only when it is woken, and takes the
+/// wake-up.
+struct Looked {
+    reached: Sender<()>,
+    is_woken: Mutex<bool>,
+    woken: Condvar,
+    has_looked: AtomicBool,
+}
+
+impl Looked {
+    fn take_wake_up(&self) {
+        let woken = self.is_woken.lock().unwrap();
+        *self.woken.wait_while(woken, |is_woken| !*is_woken).unwrap() = false;
+    }
+}
+
+impl Tun for Looked {
+    fn name(&self) -> String {
+        String::new()
+    }
+
+    fn mtu(&self) -> u16 {
+        1420
+    }
+
+    fn wait(&self, timeout: Option<Duration>) -> io::Result<()> {
+        if timeout.is_none() || !self.has_looked.swap(true, Ordering::SeqCst) {
+            let _ = self.reached.send(());
+            self.take_wake_up();
+        }
+        Ok(())
+    }
+
+    fn wake(&self) {
+        *self.is_woken.lock().unwrap() = true;
+        self.woken.notify_all();
+    }
+
+    fn event(&self) -> Option<TunEvent> {
+        None
+    }
+
+    fn read(&self, arena: &mut PacketArena) -> io::Result<usize> {
+        let has_one = !self.has_looked.load(Ordering::SeqCst);
+        Ok(usize::from(has_one && arena.push(&ipv4([10, 0, 0, 1].into(), [10, 0, 0, 2].into(), 100))))
+    }
+
+    fn write(&self, packets: PacketList<'_>) -> usize {
+        packets.ranges.len()
+    }
+}
+
+#[test]
+fn a_stop_while_the_events_of_a_busy_tun_are_looked_at_is_not_missed() {
+    let (reached, is_reached) = mpsc::channel();
+    let has_looked = AtomicBool::new(false);
+    let tun = Looked { reached, is_woken: Mutex::default(), woken: Condvar::new(), has_looked };
+    let bind = MemNetwork::new().bind(IpAddr::from([192, 0, 2, 1]));
+    let tunnel = Tunnel::start(Arc::new(tun), bind, Options::default()).unwrap();
+    is_reached.recv_timeout(PATIENCE).unwrap();
+    in_time("stopping", move || tunnel.stop().unwrap());
 }
 
 #[test]

@@ -344,13 +344,16 @@ impl Threads {
     /// Runs one round from the TUN to UDP.
     fn serve_tun(&self, rounds: &mut u32, is_quiet: bool) -> io::Result<Round> {
         *rounds = rounds.wrapping_add(1);
-        if rounds.is_multiple_of(TUN_ROUNDS) {
+        let has_waited = rounds.is_multiple_of(TUN_ROUNDS);
+        if has_waited {
             self.tun.wait(Some(Duration::ZERO))?;
         }
         self.device.handle_tun_events();
         go_on(self.outbound.with(|buffers| {
             let moved = self.outbound_round(buffers)?;
             let mut round = Round::new(moved, || is_quiet && self.tun.is_drained());
+            // That wait may have taken the wake-up of a stop or a pause, which the caller tests before it sleeps.
+            round.more |= has_waited;
             if !round.more
                 && let Some(workers) = &self.workers
             {
