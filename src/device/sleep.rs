@@ -39,7 +39,7 @@ mod tests {
     use crate::{
         bind::mem::MemNetwork,
         config::{AllowedIpUpdate, PeerUpdate, Update},
-        device::{Inbound, Options, Outbound},
+        device::{Inbound, Options, Outbound, workers::Job},
         key::PrivateKey,
         time::ManualClock,
         tun::mem::{MemHandle, MemTun},
@@ -77,17 +77,46 @@ mod tests {
         assert!(app.inject(&packet));
     }
 
-    /// The thread that notices the sleep first is held up before it has forgotten anything.
-    #[test]
-    fn no_thread_sends_while_another_still_forgets() {
-        let (clock, net) = (Arc::new(ManualClock::new()), MemNetwork::new());
+    /// A device that has a session, and its app.
+    fn with_session(net: &MemNetwork, clock: &Arc<ManualClock>) -> (Device, MemHandle) {
         net.record();
-        let ((a, app), (b, _)) = (node(1, &net, clock.clone()), node(2, &net, clock.clone()));
+        let ((a, app), (b, _)) = (node(1, net, clock.clone()), node(2, net, clock.clone()));
         send(&app);
         let (mut outbound, mut inbound) = (Outbound::new(), Inbound::new());
         let mut step = |d: &Device| d.outbound(&mut outbound).unwrap() + d.inbound(&mut inbound).unwrap();
         while step(&a) + step(&b) > 0 {}
-        assert_eq!(net.take_log().last().unwrap().payload[0], 4);
+        assert_eq!(types(net).last(), Some(&4));
+        (a, app)
+    }
+
+    /// The types of the messages that were sent since the last call.
+    fn types(net: &MemNetwork) -> Vec<u8> {
+        net.take_log().iter().map(|datagram| datagram.payload[0]).collect()
+    }
+
+    #[test]
+    fn a_job_that_was_sealed_before_the_sleep_is_not_sent() {
+        for sleeps in [false, true] {
+            let (clock, net) = (Arc::new(ManualClock::new()), MemNetwork::new());
+            let (a, app) = with_session(&net, &clock);
+            send(&app);
+            let mut job = Outbound::new();
+            assert_eq!(a.read_for_job(&*a.tun, &mut job).unwrap(), 1);
+            a.fill(&mut job);
+            job.work();
+            if sleeps {
+                clock.sleep(Duration::from_secs(20));
+            }
+            job.last(&a);
+            assert_eq!(types(&net).contains(&4), !sleeps);
+        }
+    }
+
+    /// The thread that notices the sleep first is held up before it has forgotten anything.
+    #[test]
+    fn no_thread_sends_while_another_still_forgets() {
+        let (clock, net) = (Arc::new(ManualClock::new()), MemNetwork::new());
+        let (a, app) = with_session(&net, &clock);
         clock.advance(Duration::from_secs(10));
         clock.sleep(Duration::from_secs(20));
         send(&app);
@@ -112,7 +141,6 @@ mod tests {
             first.join().unwrap();
             second.join().unwrap();
         });
-        let types: Vec<u8> = net.take_log().iter().map(|datagram| datagram.payload[0]).collect();
-        assert_eq!(types, [1], "nothing under the old key");
+        assert_eq!(types(&net), [1], "nothing under the old key");
     }
 }

@@ -42,6 +42,9 @@ pub(super) trait Job: Send + Sized {
     /// The maximum of its memory, in bytes.
     const MEMORY: usize;
 
+    /// By how many bytes the own buffers of a direction may grow while there are jobs.
+    const GROWTH: usize;
+
     /// Jobs with fewer bytes are not worth waking another thread for.
     const SMALL: usize;
 
@@ -65,7 +68,8 @@ pub(super) trait Job: Send + Sized {
 }
 
 impl Job for Outbound {
-    const MEMORY: usize = OUTBOUND + OUT_PACKETS * size_of::<Assigned>();
+    const MEMORY: usize = OUTBOUND + Self::GROWTH;
+    const GROWTH: usize = OUT_PACKETS * size_of::<Assigned>();
     const SMALL: usize = 16 * 1024;
 
     fn make() -> io::Result<Self> {
@@ -93,6 +97,8 @@ impl Job for Outbound {
     }
 
     fn last(&mut self, device: &Device) {
+        // It may have been filled before the machine slept.
+        device.notice_sleep();
         device.send_filled(self);
         device.tell_events();
     }
@@ -100,6 +106,7 @@ impl Job for Outbound {
 
 impl Job for Received {
     const MEMORY: usize = RECEIVED;
+    const GROWTH: usize = 0;
     const SMALL: usize = 8 * 1024;
 
     fn make() -> io::Result<Self> {
@@ -119,6 +126,7 @@ impl Job for Received {
     }
 
     fn last(&mut self, device: &Device) {
+        device.notice_sleep();
         device.accept(self);
         device.tell_events();
     }
@@ -173,11 +181,11 @@ impl<J: Job> Lane<J> {
     /// Makes the jobs, if there is memory for them; otherwise it is tried again when the load is next measured.
     fn supply(&self, workers: &Workers, device: &Device) {
         // One for a worker, and one that is ready for it when it is done, are the least that helps.
-        let number = (2..=workers.number + 1).rev().find(|number| device.budget.take(number * J::MEMORY));
+        let number = (2..=workers.number + 1).rev().find(|number| device.budget.take(Self::taken(*number)));
         let number = number.filter(|number| {
             let is_made = self.ring.supply(*number, 1, J::make).is_ok();
             if !is_made {
-                device.budget.grow(number * J::MEMORY);
+                device.budget.grow(Self::taken(*number));
             }
             is_made
         });
@@ -187,9 +195,15 @@ impl<J: Job> Lane<J> {
         }
     }
 
+    /// Returns the memory that is taken for this number of jobs, at least one.
+    const fn taken(jobs: usize) -> usize {
+        jobs * J::MEMORY + J::GROWTH
+    }
+
+    /// Releases the jobs, of which there are some.
     fn release(&self, budget: &Budget) {
         self.ring.clear();
-        budget.grow(self.jobs.swap(0, Ordering::Relaxed) * J::MEMORY);
+        budget.grow(Self::taken(self.jobs.swap(0, Ordering::Relaxed)));
     }
 
     /// Passes on the job in `current`, and replaces it by one to be filled.

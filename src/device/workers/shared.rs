@@ -54,7 +54,7 @@ impl Workers {
         // The buffers of the first thread are always accounted for. One job in the ring is the least; with one for each
         // thread that helps none waits because another one is late.
         let further = shared.queues - 1;
-        let memory = |jobs: usize| (further + jobs) * <Outbound as Job>::MEMORY;
+        let memory = |jobs: usize| (further + jobs) * <Outbound as Job>::MEMORY + Outbound::GROWTH;
         let jobs = (1..=shared.queues + self.number).rev().find(|jobs| budget.take(memory(*jobs)));
         shared.jobs.store(jobs.unwrap_or(0), Ordering::Relaxed);
         let short = || {
