@@ -317,6 +317,30 @@ fn only_queues_of_one_interface_are_adopted() {
     });
 }
 
+/// The kernel would let a second program join, and take a part of the packets.
+#[test]
+fn an_interface_with_several_queues_that_is_in_use_is_refused_and_unchanged() {
+    as_root(|| {
+        let netns = Netns::new();
+        netns.ip("tuntap add dev wgq1 mode tun multi_queue");
+        for (name, remains) in [("wgq0", false), ("wgq1", true)] {
+            let open = || netns.run(move || LinuxTun::create_with_queues(name, 2));
+            let first = open().unwrap();
+            netns.ip(&format!("link set {name} mtu 1300 txqueuelen 300"));
+            let error = open().map(drop).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Exists, "{error}");
+            let told = netns.ip(&format!("link show {name}"));
+            assert!(told.contains("mtu 1300") && told.contains("qlen 300"), "{told}");
+            drop(first);
+            assert_eq!(netns.ip("link").contains(name), remains);
+            open().unwrap();
+        }
+        // Of another kind.
+        let error = netns.run(|| LinuxTun::create_with_queues("lo", 2).map(drop).unwrap_err());
+        assert_eq!(error.kind(), ErrorKind::Exists);
+    });
+}
+
 #[test]
 fn the_default_memory_is_enough_for_five_queues_and_twice_of_it_for_all() {
     as_root(|| {

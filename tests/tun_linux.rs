@@ -85,6 +85,62 @@ fn an_interface_is_made_told_about_and_removed() {
 }
 
 #[test]
+fn queues_are_as_long_as_those_of_the_kernels_wireguard_unless_their_owner_has_chosen() {
+    as_root(|| {
+        let netns = Netns::new();
+        let length = |name: &str| {
+            let told = netns.ip(&format!("link show {name}"));
+            told.split_whitespace().skip_while(|word| *word != "qlen").nth(1).unwrap().parse::<u32>().unwrap()
+        };
+        let _new = create(&netns, "wgt0");
+        assert_eq!(length("wgt0"), 1024);
+        let _several = netns.run(|| LinuxTun::create_with_queues("wgt1", 2).unwrap());
+        assert_eq!(length("wgt1"), 1024);
+        netns.ip("tuntap add dev wgt2 mode tun");
+        netns.ip("tuntap add dev wgt3 mode tun");
+        netns.ip("link set wgt3 txqueuelen 300");
+        let _persistent = [create(&netns, "wgt2"), create(&netns, "wgt3")];
+        assert_eq!((length("wgt2"), length("wgt3")), (1024, 300));
+    });
+}
+
+/// A program that had a persistent interface before may have set it to longer headers.
+#[test]
+fn packets_of_a_persistent_interface_are_read_behind_headers_of_any_length() {
+    as_root(|| {
+        let netns = Netns::new();
+        for queues in [1, 2] {
+            let several = if queues > 1 { libc::IFF_MULTI_QUEUE } else { 0 };
+            let before = netns.tun("wgt0", libc::IFF_TUN | VNET | several);
+            let length: libc::c_int = 12;
+            // SAFETY: TUNSETVNETHDRSZ reads one int, which lives.
+            let set = unsafe { libc::ioctl(before.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const length) };
+            // SAFETY: TUNSETPERSIST takes a number.
+            let kept = unsafe { libc::ioctl(before.as_raw_fd(), libc::TUNSETPERSIST, 1) };
+            assert_eq!((set, kept), (0, 0));
+            drop(before);
+            let tun = netns.run(move || LinuxTun::create_with_queues("wgt0", queues).unwrap());
+            netns.ip("addr add 10.7.0.1/24 dev wgt0");
+            netns.ip("link set wgt0 up");
+            netns.run(|| UdpSocket::bind("10.7.0.1:0").unwrap().send_to(b"hello", "10.7.0.2:7").unwrap());
+            let mut arena = arena();
+            let further = tun.queues();
+            let all: Vec<&dyn Tun> = std::iter::once(&tun as &dyn Tun).chain(further.iter().map(|q| &**q)).collect();
+            eventually("the packet is read", || {
+                all.iter().any(|queue| {
+                    arena.clear(1420);
+                    queue.read(&mut arena).unwrap();
+                    let mut packets = arena.slots().iter().map(|slot| arena.packet(*slot));
+                    packets.any(|packet| packet[0] == 0x45 && packet.ends_with(b"hello"))
+                })
+            });
+            drop((tun, further));
+            netns.ip("link delete wgt0");
+        }
+    });
+}
+
+#[test]
 fn a_quick_change_there_and_back_is_told_as_both() {
     as_root(|| {
         let netns = Netns::new();

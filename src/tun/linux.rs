@@ -53,11 +53,20 @@ const IFF_TUN: u16 = libc::IFF_TUN as u16;
 const IFF_NO_PI: u16 = libc::IFF_NO_PI as u16;
 const IFF_VNET_HDR: u16 = libc::IFF_VNET_HDR as u16;
 const IFF_MULTI_QUEUE: u16 = libc::IFF_MULTI_QUEUE as u16;
+/// Refuses an interface that exists.
+const IFF_TUN_EXCL: u16 = libc::IFF_TUN_EXCL as u16;
 
 /// Checksums, and TCP with or without ECN.
 const TCP_OFFLOADS: libc::c_uint = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
 /// Several UDP datagrams as one packet; since Linux 6.2.
 const UDP_OFFLOADS: libc::c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
+
+/// The number of packets that may wait in a queue of an interface that is created here: as many as may wait for
+/// encryption in the kernel's WireGuard (MAX_QUEUED_PACKETS in its `messages.h`). The TUN driver's 500 overflow while a
+/// program that sends small packets has the processor for a time slice.
+const QUEUE_LEN: i32 = 1024;
+/// The TUN driver's own number (TUN_READQ_SIZE in the kernel's `tun.c`).
+const DRIVER_QUEUE_LEN: i32 = 500;
 
 /// A TUN device, or another descriptor for packets.
 #[derive(Debug)]
@@ -202,9 +211,10 @@ struct Watch {
 }
 
 impl LinuxTun {
-    /// Creates an interface with an MTU of 1420; it is down, which is the first event. It is removed when this is
-    /// dropped. An existing unused persistent TUN of that name is used instead; without the right to set its MTU, it
-    /// keeps its own.
+    /// Creates an interface with an MTU of 1420 and room for 1,024 waiting packets; it is down, which is the first
+    /// event. It is removed when this is dropped. An existing unused persistent TUN of that name is used instead;
+    /// without the right to change it, it keeps its own MTU. The length of its queue is kept if it is not the system's
+    /// default.
     ///
     /// The name is used literally: 1 to 15 bytes, not `.` or `..`, without `/`, `:`, white space and control
     /// characters. `%` is refused, since the kernel would take it as a template for another name.
@@ -225,8 +235,8 @@ impl LinuxTun {
         check_name(name)?;
         check_queues(queues)?;
         let flags = IFF_TUN | IFF_NO_PI | IFF_VNET_HDR | if queues > 1 { IFF_MULTI_QUEUE } else { 0 };
-        let fd = open_queue(name, flags)?;
-        let (name, _) = sys::interface(&fd).map_err(|err| Error::io("cannot read the interface's name", err))?;
+        let fd = open_first_queue(name, flags)?;
+        let (name, found) = sys::interface(&fd).map_err(|err| Error::io("cannot read the interface's name", err))?;
         let watching = |err| Error::io(format!("cannot watch interface {name}"), err);
         let link = Link::open(&name).map_err(watching)?;
         match sys::set_mtu(&link, &name, DEFAULT_MTU) {
@@ -234,9 +244,10 @@ impl LinuxTun {
             Err(err) if err.kind() == io::ErrorKind::PermissionDenied => (),
             result => result.map_err(|err| Error::io(format!("cannot set the MTU of interface {name}"), err))?,
         }
+        lengthen_queues(&link, &name);
         let seen = link.ask(&name).map_err(watching)?;
-        let vnet = Some(Vnet::new(VNET_HEADER_LEN, offer_offloads(&fd)?));
-        let packets = Arc::new(Packets { fd: PacketFd::new(fd)?, vnet });
+        // A persistent interface may have headers of another length.
+        let packets = Arc::new(Packets::of(fd, &name, found)?);
         let further = |_| open_queue(&name, flags).and_then(|fd| Packets::further(fd, &name));
         let further = (1..queues).map(further).collect::<Result<_>>()?;
         Self::new(Found { packets, link: Some(link), name, state: seen }, further, seen.up)
@@ -550,6 +561,21 @@ fn check_queues(number: usize) -> Result<()> {
     Ok(())
 }
 
+/// Opens the first queue of the interface `name`, which is created, or exists and is unused.
+fn open_first_queue(name: &str, flags: u16) -> Result<OwnedFd> {
+    if flags & IFF_MULTI_QUEUE == 0 {
+        return open_queue(name, flags);
+    }
+    // The kernel lets any program join an interface with several queues, and take a part of its packets.
+    match open_queue(name, flags | IFF_TUN_EXCL) {
+        Err(err) if err.kind() == ErrorKind::Exists => match link::is_attached(name) {
+            Ok(false) => open_queue(name, flags),
+            _ => Err(err),
+        },
+        result => result,
+    }
+}
+
 /// Opens a queue of the interface `name`, which is created for the first.
 fn open_queue(name: &str, flags: u16) -> Result<OwnedFd> {
     let fd: OwnedFd = OpenOptions::new()
@@ -561,6 +587,17 @@ fn open_queue(name: &str, flags: u16) -> Result<OwnedFd> {
         .into();
     sys::set_interface(&fd, name, flags).map_err(|err| creation_error(name, err))?;
     Ok(fd)
+}
+
+/// Makes room for more packets in the queues of an interface, unless its owner has chosen their length.
+fn lengthen_queues(link: &Link, name: &str) {
+    let lengthened = match sys::queue_len(link, name) {
+        Ok(DRIVER_QUEUE_LEN) => sys::set_queue_len(link, name, QUEUE_LEN),
+        found => found.map(drop),
+    };
+    if let Err(err) = lengthened {
+        tracing::debug!(%err, name, "the interface keeps the length of its queue");
+    }
 }
 
 /// Returns whether a descriptor is a queue of an interface that may have several.

@@ -151,6 +151,18 @@ pub(super) fn set_mtu(name: &str, mtu: u16) -> io::Result<()> {
     sys::set_mtu(any_socket()?, name, mtu)
 }
 
+/// Returns whether a program has a queue of a TUN: the interface then has a carrier.
+pub(super) fn is_attached(name: &str) -> io::Result<bool> {
+    // `struct ifinfomsg`, in which the index is the third field.
+    let mut header = [0; 16];
+    header[4..8].copy_from_slice(&sys::index(any_socket()?, name)?.to_ne_bytes());
+    let mut room = [0; 8192];
+    let message = Asker::open()?.ask(Request::new(libc::RTM_GETLINK, 0, &header), &mut room)?;
+    let text = message.body.get(header.len()..).filter(|_| message.kind == libc::RTM_NEWLINK);
+    let carrier = text.and_then(|text| attributes(text).find(|(kind, _)| *kind == libc::IFLA_CARRIER));
+    carrier.map(|(_, value)| value == [1]).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
 /// Opens a socket for queries about interfaces of the calling thread's network namespace.
 fn any_socket() -> io::Result<Socket> {
     Socket::new(Domain::IPV4, Type::DGRAM, None)

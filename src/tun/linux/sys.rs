@@ -128,6 +128,20 @@ pub(super) fn set_mtu(socket: impl AsFd, name: &str, mtu: u16) -> io::Result<()>
     request.call(socket, libc::SIOCSIFMTU as libc::Ioctl)
 }
 
+/// Returns how many packets a queue of an interface holds.
+pub(super) fn queue_len(socket: impl AsFd, name: &str) -> io::Result<i32> {
+    let mut request = IfReq::new(name)?;
+    request.call(socket, libc::SIOCGIFTXQLEN as libc::Ioctl)?;
+    Ok(request.int())
+}
+
+/// Sets how many packets a queue of an interface holds.
+pub(super) fn set_queue_len(socket: impl AsFd, name: &str, len: i32) -> io::Result<()> {
+    let mut request = IfReq::new(name)?;
+    request.set_int(len);
+    request.call(socket, libc::SIOCSIFTXQLEN as libc::Ioctl)
+}
+
 /// Opens a non-blocking rtnetlink socket for messages about interfaces of the calling thread's network namespace.
 pub(super) fn link_socket() -> io::Result<OwnedFd> {
     const RTMGRP_LINK: u32 = 1;
