@@ -20,9 +20,11 @@ impl Update {
         let (before, now) = (Peers::of(&old.peers), Peers::of(&self.peers));
         let gone = before.peers.iter().filter(|peer| now.get(&peer.public_key).is_none());
         update.peers.extend(gone.map(|peer| removal(peer.public_key)));
+        // Of several peers with one prefix the last has it: a change of one may give it to another, unchanged one.
+        let is_contested = before.peers != now.peers && (before.have_one_prefix() || now.have_one_prefix());
         for mut peer in now.peers {
             let before = before.get(&peer.public_key);
-            if before == Some(&peer) {
+            if before == Some(&peer) && !is_contested {
                 continue;
             }
             if let Some(before) = before {
@@ -81,6 +83,15 @@ impl Peers {
     fn get(&self, key: &PublicKey) -> Option<&PeerUpdate> {
         self.places.get(key).map(|place| &self.peers[*place])
     }
+
+    /// Returns whether several peers have the same prefix among their allowed IPs.
+    fn have_one_prefix(&self) -> bool {
+        let mut owners = HashMap::new();
+        self.peers.iter().any(|peer| {
+            let key = peer.public_key;
+            peer.allowed_ips.iter().any(|ip| owners.insert(ip.prefix, key).is_some_and(|owner| owner != key))
+        })
+    }
 }
 
 impl PeerUpdate {
@@ -137,6 +148,30 @@ mod tests {
         assert_eq!(removes(&with, &without), [(true, false), (false, false)]);
         assert_eq!(removes(&without, &with), [(false, true)]);
         assert_eq!(removes(&with, &Update::default()), [(true, false)]);
+    }
+
+    #[test]
+    fn a_prefix_of_two_peers_is_always_that_of_the_last() {
+        let [a, b] = [(); 2].map(|()| PrivateKey::generate_with(&SystemRandom).public_key());
+        let peer = |key, prefix: &str| PeerUpdate {
+            allowed_ips: vec![AllowedIpUpdate::add(prefix.parse().unwrap())],
+            endpoint: Some(PeerEndpoint::Address("192.0.2.1:1".parse().unwrap())),
+            ..PeerUpdate::new(key)
+        };
+        let update = |peers| Update { peers, ..Update::default() };
+        let (shared, other) = ("10.0.0.0/24", "10.0.1.0/24");
+        let both = update(vec![peer(a, shared), peer(b, shared)]);
+        for now in [vec![peer(a, shared), peer(b, other)], vec![peer(a, shared)], vec![peer(b, other), peer(a, shared)]]
+        {
+            let changes = update(now).since(&both).peers;
+            let again = changes.iter().find(|change| change.public_key == a && !change.remove).unwrap();
+            assert!(again.replace_allowed_ips && again.allowed_ips == peer(a, shared).allowed_ips);
+            assert_eq!(again.endpoint, None, "it may have roamed");
+        }
+        assert_eq!(both.since(&both), Update::default());
+        let corrected = update(vec![peer(a, shared), peer(b, other)]);
+        let keys: Vec<_> = both.since(&corrected).peers.iter().map(|change| change.public_key).collect();
+        assert_eq!(keys, [a, b], "in the order of the file");
     }
 
     #[test]
