@@ -294,14 +294,6 @@ impl Device {
         self.send_staged(peer);
     }
 
-    /// Reports that an initiation was not answered: another address may be tried.
-    pub(super) fn not_answered(&self, peer: &Peer) {
-        let mut state = lock(&peer.state);
-        if state.location.not_answered() {
-            self.note_placed(peer, &state);
-        }
-    }
-
     /// Reports that there is no route to `from`. Returns another address of the peer, which is now its endpoint.
     pub(super) fn detour(&self, peer: &Peer, from: SocketAddr) -> Option<Endpoint> {
         let names = self.names.as_ref()?;

@@ -65,6 +65,8 @@ pub(super) struct State {
     pub(super) sessions: Sessions,
     /// Initiations since the peer's last message, or since the sockets were renewed.
     pub(super) unanswered: u8,
+    /// Initiations since the peer's last message, or since it was last reported that it does not answer.
+    pub(super) attempts: u8,
     staged: VecDeque<StagedMessage>,
     /// The memory of the staged packets in the budget.
     staged_size: usize,
@@ -314,7 +316,7 @@ impl Peer {
     pub(super) fn roam(&self, state: &mut State, from: Endpoint) -> bool {
         let before = state.location.endpoint();
         let moved = state.location.roam(from);
-        state.unanswered = 0;
+        (state.unanswered, state.attempts) = (0, 0);
         if state.location.endpoint() != before {
             self.source.forget();
         }

@@ -23,7 +23,7 @@ use crate::{
     noise::{
         message::{DATA_OVERHEAD, HANDSHAKE_TOS},
         session::Session,
-        timers::Action,
+        timers::{ATTEMPTS, Action},
     },
     reserve,
     time::Instant,
@@ -507,20 +507,34 @@ impl Device {
             state.timers.initiation_sent(now, self.jitter.next(&*self.random));
             return self.schedule(peer, &mut state);
         }
-        let endpoint = {
+        let (endpoint, has_failed) = {
             let mut state = lock(&peer.state);
             if reason == Reason::Fresh {
                 state.timers.handshake_wanted();
             }
-            let Some(endpoint) = state.location.endpoint() else { return };
             if !state.is_live() || !state.timers.may_initiate(now) {
                 return;
             }
+            // With traffic, most initiations that follow one without a response are not retries of the timer.
+            if state.unanswered > 0 && state.location.not_answered() {
+                self.note_placed(peer, &state);
+            }
+            let Some(endpoint) = state.location.endpoint() else { return };
             // From here on no other thread begins one.
             state.timers.handshake_message_sent(now);
             state.unanswered = state.unanswered.saturating_add(1);
-            endpoint
+            // With traffic or a persistent keepalive the timer never gives up.
+            let has_failed = state.attempts == ATTEMPTS;
+            if has_failed {
+                state.attempts = 0;
+                self.events.note(Event::HandshakeFailed(*peer.key()));
+            }
+            state.attempts += 1;
+            (endpoint, has_failed)
         };
+        if has_failed {
+            self.look_up_again(peer);
+        }
         let message = {
             let own_key = read(&self.own_key);
             let Some(identity) = &own_key.identity else { return };
@@ -575,7 +589,6 @@ impl Device {
             Action::RetryHandshake { attempt } => {
                 tracing::debug!(peer = %peer.key(), attempt, "handshake was not answered, retrying");
                 peer.forget_source();
-                self.not_answered(peer);
                 self.initiate(peer, Reason::Retry);
             }
             Action::GiveUpHandshake => {
@@ -583,6 +596,7 @@ impl Device {
                 let staged = {
                     let mut state = lock(&peer.state);
                     self.events.note(Event::HandshakeFailed(*peer.key()));
+                    state.attempts = 0;
                     state.take_staged()
                 };
                 count(&self.stats.out_unstaged, staged.len());

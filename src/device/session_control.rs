@@ -76,7 +76,8 @@ impl Device {
         let keepalive = {
             let mut handshaking = lock(&peer.handshake);
             let mut state = lock(&peer.state);
-            (state.unanswered, state.had_session, state.wants_handshake) = (0, false, false);
+            (state.unanswered, state.attempts) = (0, 0);
+            (state.had_session, state.wants_handshake) = (false, false);
             if self.reset(peer, &mut handshaking.noise, &mut state) {
                 self.events.note(Event::SessionExpired(*peer.key()));
             }

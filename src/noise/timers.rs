@@ -20,8 +20,10 @@ pub const REKEY_ATTEMPT_TIME: Duration = Duration::from_secs(90);
 /// The time after which received data is acknowledged by an empty packet, if nothing else is sent (section 6.5).
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The maximum number of retries after the second attempt: 18, so that there are 20 attempts in total.
+/// The maximum number of retries after the second attempt: 18, so that there are [`ATTEMPTS`] in total.
 const MAX_RETRIES: u32 = (REKEY_ATTEMPT_TIME.as_secs() / REKEY_TIMEOUT.as_secs()) as u32;
+/// The number of initiations after which a peer is given up: 20.
+pub(crate) const ATTEMPTS: u8 = MAX_RETRIES as u8 + 2;
 
 /// The time after the last session was made at which keys are wiped.
 const WIPE_AFTER: Duration = Duration::from_secs(REJECT_AFTER_TIME.as_secs() * 3);

@@ -35,6 +35,49 @@ fn an_address_that_does_not_answer_gives_way_to_the_next_one() {
     assert!(targets(&seen, 1).len() >= 4, "sessions were renewed");
 }
 
+/// Traffic and keepalives begin the attempts anew: the handshake is never given up.
+#[test]
+fn a_name_that_does_not_answer_is_looked_up_again_whatever_is_sent() {
+    for (interval, keepalive) in [(S(1), None), (S(40), Some(25))] {
+        let world = World::new();
+        let book = Book::new(&world);
+        book.set(HOST, &["192.0.2.66"]);
+        let (a, b) = pair(&world, &book);
+        a.change_peer(&b, |peer| peer.persistent_keepalive = keepalive);
+        let begin = world.now();
+        let mut failed = 0;
+        while failed < 3 {
+            a.send_to(&b, 100);
+            world.pass(interval, &[&a, &b]);
+            failed += events(&a).iter().filter(|event| **event == Event::HandshakeFailed(b.public())).count();
+            assert!(world.now().since(begin) < S(400), "{failed} times");
+        }
+        // 20 initiations at least 5 s apart each time.
+        assert!(world.now().since(begin) >= S(300));
+        assert!((4..=5).contains(&book.asked().len()));
+        book.set(HOST, &["192.0.2.2"]);
+        while b.received().is_empty() {
+            a.send_to(&b, 100);
+            world.pass(interval, &[&a, &b]);
+            assert!(world.now().since(begin) < S(600));
+        }
+    }
+}
+
+#[test]
+fn the_next_address_is_tried_after_two_attempts_whatever_is_sent() {
+    let world = World::new();
+    let book = Book::new(&world);
+    book.set(HOST, &["2001:db8::66", "192.0.2.2"]);
+    let (a, b) = pair(&world, &book);
+    let begin = world.now();
+    while b.received().is_empty() {
+        a.send_to(&b, 100);
+        world.pass(Duration::from_millis(20), &[&a, &b]);
+        assert!(world.now().since(begin) < S(12));
+    }
+}
+
 #[test]
 fn a_family_that_cannot_be_sent_to_is_skipped_at_once() {
     for (blocked, ip) in [(Family::V6, "192.0.2.2"), (Family::V4, "2001:db8::2")] {
