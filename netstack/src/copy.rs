@@ -3,6 +3,7 @@
 use std::{
     io::{self, ErrorKind, IoSlice, IoSliceMut},
     net::Shutdown,
+    ops::ControlFlow,
     sync::Arc,
 };
 
@@ -154,64 +155,91 @@ impl<S: Side> Relay<S> {
 
     /// Copies as much as possible now, up to a bound.
     pub fn turn(&mut self, event: Event) -> Outcome {
+        self.note(event);
+        // A connection error is found by the read or write.
+        let _ = self.side.flush();
+        match self.copy() {
+            ControlFlow::Break(outcome) => outcome,
+            ControlFlow::Continue(true) => Outcome::Again,
+            ControlFlow::Continue(false) => Outcome::Wait,
+        }
+    }
+
+    fn note(&mut self, event: Event) {
         // Reading the error clears it, so that bytes sent before can still be read.
         self.failed |= event.failed && self.side.take_error().is_some();
         self.ended |= event.ended || self.failed;
-        self.closed |= event.closed;
         self.readable |= event.readable || event.ended || (event.failed && self.failed);
         self.writable |= event.writable;
-        // A connection error is found by the read or write.
-        let _ = self.side.flush();
-        let mut again = false;
-        if !self.up_done {
-            match self.copy_up() {
-                Stop::Wait => {}
-                Stop::Turn => again = true,
-                Stop::End => {
-                    self.up_done = true;
-                    if !self.failed {
-                        // The other direction may have ended already.
-                        let _ = self.connection.shutdown(Shutdown::Write);
-                    }
-                }
-                Stop::SideClosed | Stop::SideFailed => return self.fail_connection(),
-                Stop::ConnectionFailed => return self.fail_side(),
-            }
-        }
+        self.closed |= event.closed;
+    }
+
+    /// Copies in both directions. Continues with whether there is more to copy at once.
+    fn copy(&mut self) -> ControlFlow<Outcome, bool> {
+        let mut again = self.turn_up()?;
         if self.failed {
             if self.up_done || !self.readable {
-                return self.fail_connection();
+                return ControlFlow::Break(self.fail_connection());
             }
-            return if again { Outcome::Again } else { Outcome::Wait };
+            return ControlFlow::Continue(again);
         }
-        // There is no reader: arriving data get a RST, as for any closed socket.
         if self.up_done && self.closed {
-            return self.finish();
+            // There is no reader: arriving data get a RST, as for any closed socket.
+            return ControlFlow::Break(self.finish());
         }
-        if !self.down_done {
-            match self.copy_down() {
-                Stop::Wait => {}
-                Stop::Turn => again = true,
-                Stop::End => {
-                    self.down_done = true;
-                    self.side.shutdown();
-                }
-                // Bytes that it wrote before it was closed are copied first.
-                Stop::SideClosed if S::MAY_STOP_READING && self.closed => {}
-                // It still writes: data that arrive for it are discarded.
-                Stop::SideClosed if S::MAY_STOP_READING => {
-                    self.down_done = true;
-                    let _ = self.connection.shutdown(Shutdown::Read);
-                }
-                Stop::SideClosed | Stop::SideFailed => return self.fail_connection(),
-                Stop::ConnectionFailed => return self.fail_side(),
-            }
-        }
+        again |= self.turn_down()?;
         // The last bytes may wait in the side's own buffer.
         if self.up_done && self.down_done && self.side.flush().unwrap_or(true) {
-            return self.finish();
+            return ControlFlow::Break(self.finish());
         }
-        if again { Outcome::Again } else { Outcome::Wait }
+        ControlFlow::Continue(again)
+    }
+
+    /// Copies from the side to the connection unless that is done. Continues with whether there is more.
+    fn turn_up(&mut self) -> ControlFlow<Outcome, bool> {
+        if self.up_done {
+            return ControlFlow::Continue(false);
+        }
+        match self.copy_up() {
+            Stop::Wait => ControlFlow::Continue(false),
+            Stop::Turn => ControlFlow::Continue(true),
+            Stop::End => {
+                self.up_done = true;
+                if !self.failed {
+                    // The other direction may have ended already.
+                    let _ = self.connection.shutdown(Shutdown::Write);
+                }
+                ControlFlow::Continue(false)
+            }
+            Stop::SideClosed | Stop::SideFailed => ControlFlow::Break(self.fail_connection()),
+            Stop::ConnectionFailed => ControlFlow::Break(self.fail_side()),
+        }
+    }
+
+    /// Copies from the connection to the side unless that is done. Continues with whether there is more.
+    fn turn_down(&mut self) -> ControlFlow<Outcome, bool> {
+        if self.down_done {
+            return ControlFlow::Continue(false);
+        }
+        match self.copy_down() {
+            Stop::Wait => ControlFlow::Continue(false),
+            Stop::Turn => ControlFlow::Continue(true),
+            Stop::End => {
+                self.down_done = true;
+                self.side.shutdown();
+                ControlFlow::Continue(false)
+            }
+            // Bytes that it wrote before it was closed are copied first.
+            Stop::SideClosed if S::MAY_STOP_READING && self.closed => ControlFlow::Continue(false),
+            // It still writes: data that arrive for it are discarded.
+            Stop::SideClosed if S::MAY_STOP_READING => {
+                self.down_done = true;
+                let _ = self.connection.shutdown(Shutdown::Read);
+                ControlFlow::Continue(false)
+            }
+            Stop::SideClosed | Stop::SideFailed => ControlFlow::Break(self.fail_connection()),
+            Stop::ConnectionFailed => ControlFlow::Break(self.fail_side()),
+        }
     }
 
     /// Resets both, discarding bytes that were not copied. It must then be dropped.

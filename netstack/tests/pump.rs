@@ -5,10 +5,10 @@
 mod common;
 
 use std::{
-    io::{self, ErrorKind, Read, Write},
+    io::{ErrorKind, Read, Write},
     net::{Shutdown, UdpSocket as SystemUdp},
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd},
         unix::net::UnixStream,
     },
     sync::{
@@ -20,67 +20,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{kind, pattern, tunnels, tunnels::Tunnelled};
+use common::{
+    kind, pattern,
+    pumps::{LIMIT, pumps, read_all, stream, until},
+};
 use wg_embed_netstack::{
     Intercept, InterceptOptions, TcpStream, UdpFlow,
     pump::{Pump, accept},
 };
-
-const LIMIT: Duration = Duration::from_secs(300);
-
-/// Two tunnels, and a pump on each side.
-struct Pumps {
-    a: Tunnelled,
-    b: Tunnelled,
-    pump_a: Pump,
-    pump_b: Pump,
-}
-
-fn pumps() -> Pumps {
-    let (a, b) = tunnels::pair(|_| {});
-    Pumps { a, b, pump_a: Pump::new().unwrap(), pump_b: Pump::new().unwrap() }
-}
-
-fn stream(descriptor: OwnedFd) -> UnixStream {
-    let stream = UnixStream::from(descriptor);
-    stream.set_read_timeout(Some(LIMIT)).unwrap();
-    stream.set_write_timeout(Some(LIMIT)).unwrap();
-    stream
-}
-
-impl Pumps {
-    /// A connection: a descriptor here, a stream there.
-    fn connect(&self, port: u16) -> (UnixStream, TcpStream) {
-        let at = format!("10.0.0.2:{port}").parse().unwrap();
-        let listener = self.b.stack.listen_tcp(at, 8).unwrap();
-        let client = self.a.stack.start_tcp(at).unwrap();
-        client.wait_established(Some(LIMIT)).unwrap();
-        let server = listener.accept(Some(LIMIT)).unwrap();
-        server.set_read_timeout(Some(LIMIT));
-        server.set_write_timeout(Some(LIMIT));
-        (stream(self.pump_a.tcp_descriptor(client).unwrap()), server)
-    }
-
-    /// A connection: descriptors on both sides.
-    fn connect_both(&self, port: u16) -> (UnixStream, UnixStream) {
-        let (client, server) = self.connect(port);
-        (client, stream(self.pump_b.tcp_descriptor(server).unwrap()))
-    }
-}
-
-/// Waits for what other threads do.
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let end = Instant::now() + LIMIT;
-    while !done() {
-        assert!(Instant::now() < end, "{what}");
-        thread::sleep(Duration::from_millis(5));
-    }
-}
-
-fn read_all(mut stream: impl Read) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes).map(|_| bytes)
-}
 
 #[test]
 fn every_byte_goes_both_ways_at_once() {
@@ -122,92 +69,6 @@ fn one_direction_ends_before_the_other() {
     client.write_all(b"farewell").unwrap();
     client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(read_all(&server).unwrap(), b"farewell");
-}
-
-#[test]
-fn what_was_written_arrives_after_a_close() {
-    let pumps = pumps();
-    let (mut client, server) = pumps.connect(80);
-    let data = pattern(3 << 20);
-    let writer = thread::spawn({
-        let data = data.clone();
-        move || client.write_all(&data).map(|()| drop(client))
-    });
-    assert!(read_all(&server).unwrap() == data);
-    writer.join().unwrap().unwrap();
-    until("the descriptor is gone", || pumps.pump_a.is_empty());
-}
-
-#[cfg(any(target_os = "linux", target_os = "android"))]
-#[test]
-fn a_reset_by_the_peer_is_no_end() {
-    let pumps = pumps();
-    // Before anything was written, after something, and after what the program has not read yet.
-    for (n, written) in [&b""[..], b"some"].into_iter().enumerate() {
-        for (m, waiting) in [&b""[..], b"data"].into_iter().enumerate() {
-            let (mut client, server) = pumps.connect(80 + 2 * n as u16 + m as u16);
-            client.write_all(written).unwrap();
-            let mut buf = vec![0; written.len()];
-            (&server).read_exact(&mut buf).unwrap();
-            (&server).write_all(waiting).unwrap();
-            until("it has arrived", || server.unacknowledged() == 0);
-            let mut got = vec![0; waiting.len()];
-            client.read_exact(&mut got).unwrap();
-            server.reset();
-            assert_eq!(kind(read_all(&client)), ErrorKind::ConnectionReset, "{written:?} {waiting:?}");
-            assert!(client.write_all(b"more").is_err());
-        }
-    }
-    until("all is over", || pumps.pump_a.is_empty());
-}
-
-#[cfg(any(target_os = "linux", target_os = "android"))]
-#[test]
-fn a_program_that_leaves_data_unread_resets_the_connection() {
-    let pumps = pumps();
-    let (client, server) = pumps.connect(80);
-    (&server).write_all(b"never read").unwrap();
-    until("it has arrived", || rustix_readable(&client));
-    drop(client);
-    assert_eq!(kind(read_all(&server)), ErrorKind::ConnectionReset);
-    // And one that is gone when data come.
-    let (client, server) = pumps.connect(81);
-    drop(client);
-    assert_eq!(read_all(&server).unwrap(), b"");
-    until("the answer to data is a reset", || (&server).write_all(b"more").is_err());
-}
-
-#[cfg(any(target_os = "linux", target_os = "android"))]
-#[test]
-fn what_was_written_arrives_before_the_reset() {
-    let pumps = pumps();
-    let (mut client, server) = pumps.connect(80);
-    (&server).write_all(b"never read").unwrap();
-    until("it has arrived", || rustix_readable(&client));
-    // More than fits into the buffers between: the rest waits in the descriptor when that is closed.
-    client.set_nonblocking(true).unwrap();
-    let data = pattern(64 << 20);
-    let mut written = 0;
-    let mut last = Instant::now();
-    while last.elapsed() < Duration::from_secs(1) {
-        match client.write(&data[written..][..64 << 10]) {
-            Ok(bytes) => {
-                written += bytes;
-                last = Instant::now();
-            }
-            Err(_) => thread::sleep(Duration::from_millis(10)),
-        }
-    }
-    drop(client);
-    let mut got = Vec::new();
-    assert_eq!(kind((&server).read_to_end(&mut got)), ErrorKind::ConnectionReset);
-    assert!(got == data[..written], "{} of {written} bytes", got.len());
-    until("the descriptor is gone", || pumps.pump_a.is_empty());
-}
-
-#[cfg(any(target_os = "linux", target_os = "android"))]
-fn rustix_readable(stream: &UnixStream) -> bool {
-    rustix::io::ioctl_fionread(stream).unwrap() > 0
 }
 
 #[test]
@@ -421,23 +282,6 @@ fn descriptors_are_given_back() {
     }
     // Tests beside this one have descriptors of their own, but no more than a few dozen.
     assert!(open() < before + 150, "{} descriptors, {before} before", open());
-}
-
-#[test]
-fn a_program_resets_a_connection() {
-    let pumps = pumps();
-    let (mut client, server) = pumps.connect(80);
-    client.write_all(b"before").unwrap();
-    let mut read = [0; 6];
-    (&server).read_exact(&mut read).unwrap();
-    pumps.pump_a.reset(client.as_fd()).unwrap();
-    assert_eq!(kind(read_all(&server)), ErrorKind::ConnectionReset);
-    if cfg!(any(target_os = "linux", target_os = "android")) {
-        assert_eq!(kind(read_all(&client)), ErrorKind::ConnectionReset);
-    }
-    until("it is over", || pumps.pump_a.is_empty());
-    assert_eq!(kind(pumps.pump_a.reset(client.as_fd())), ErrorKind::NotFound);
-    assert_eq!(kind(pumps.pump_a.reset(UnixStream::pair().unwrap().0.as_fd())), ErrorKind::NotFound);
 }
 
 #[test]

@@ -1,0 +1,162 @@
+//! Ends and failures of either side.
+
+use std::{io::ErrorKind, net::Shutdown, time::Duration};
+
+use super::{
+    common::{kind, pattern, read_all},
+    setup::{LIMIT, Pair, READABLE, Socket, WRITABLE},
+};
+use wg_embed_netstack::copy::{Event, Outcome};
+
+#[test]
+fn each_direction_ends_for_itself() {
+    let mut setup = Socket::new();
+    setup.seen().input = b"question".to_vec();
+    setup.seen().has_ended = true;
+    setup.seen().interruptions = 3;
+    assert_eq!(setup.turn(READABLE), Outcome::Wait);
+    assert!(matches!(read_all(&setup.peer), (data, Some(Ok(()))) if data == b"question"));
+    setup.seen().interruptions = 3;
+    setup.write(b"answer");
+    assert_eq!(setup.turn(Event::default()), Outcome::Wait);
+    assert_eq!(setup.seen().output, b"answer");
+    // What waits in the side's own buffer is sent before it is over.
+    setup.seen().is_buffered = true;
+    setup.peer.shutdown(Shutdown::Write).unwrap();
+    setup.world.settle();
+    assert_eq!(setup.turn(Event::default()), Outcome::Wait);
+    assert_eq!(setup.seen().calls, ["shutdown"]);
+    setup.seen().is_buffered = false;
+    assert_eq!(setup.turn(WRITABLE), Outcome::Done);
+    assert_eq!(setup.seen().calls, ["shutdown", "finish"]);
+
+    // The other way round.
+    let mut setup = Socket::new();
+    setup.peer.shutdown(Shutdown::Write).unwrap();
+    setup.world.settle();
+    assert_eq!(setup.turn(Event::default()), Outcome::Wait);
+    assert_eq!(setup.seen().calls, ["shutdown"]);
+    setup.seen().input = b"late".to_vec();
+    setup.seen().has_ended = true;
+    assert_eq!(setup.turn(READABLE), Outcome::Done);
+    assert!(matches!(read_all(&setup.peer), (data, Some(Ok(()))) if data == b"late"));
+}
+
+#[test]
+fn the_last_bytes_and_the_end_come_together() {
+    let mut setup = Socket::new();
+    setup.write(b"some, ");
+    assert_eq!(setup.turn(Event::default()), Outcome::Wait);
+    assert_eq!(setup.seen().last, 0);
+    setup.peer.try_write(b"others").unwrap();
+    setup.peer.shutdown(Shutdown::Write).unwrap();
+    setup.world.settle();
+    // As long as not all of them are accepted, the end waits.
+    setup.seen().room = 2;
+    setup.seen().interruptions = 1;
+    assert_eq!(setup.turn(WRITABLE), Outcome::Wait);
+    {
+        let mut seen = setup.seen();
+        assert_eq!((seen.last, seen.calls.len()), (2, 0));
+        seen.room = 4;
+    }
+    assert_eq!(setup.turn(WRITABLE), Outcome::Wait);
+    let seen = setup.seen();
+    assert_eq!((seen.last, &seen.output[..], &seen.calls[..]), (6, &b"some, others"[..], &["shutdown"][..]));
+}
+
+#[test]
+fn a_reset_of_the_side_comes_after_what_it_sent() {
+    for readable in [false, true] {
+        let mut setup = Socket::new();
+        let data = pattern(16 << 20);
+        setup.seen().input = data.clone();
+        setup.seen().error = Some(ErrorKind::ConnectionReset);
+        assert_eq!(setup.turn(Event { failed: true, readable, ..Event::default() }), Outcome::Wait);
+        let mut got = Vec::new();
+        while got.len() < data.len() {
+            assert!(setup.world.a.stack.stats().connections > 0);
+            got.extend(read_all(&setup.peer).0);
+            setup.world.pass(Duration::from_millis(1));
+            setup.turn(Event::default());
+        }
+        assert_eq!(setup.turn(Event::default()), Outcome::Done);
+        setup.world.until(LIMIT, || matches!(read_all(&setup.peer).1, Some(Err(_))));
+        assert!(got == data);
+        assert_eq!(kind(setup.peer.try_read(&mut [0])), ErrorKind::ConnectionReset);
+    }
+    // An event of one that has none is nothing.
+    let mut setup = Socket::new();
+    assert_eq!(setup.turn(Event { failed: true, ..Event::default() }), Outcome::Wait);
+}
+
+#[test]
+fn a_reset_of_the_connection_is_one_of_the_side() {
+    let mut setup = Socket::new();
+    setup.write(b"before");
+    setup.peer.reset();
+    setup.world.settle();
+    assert_eq!(setup.turn(Event::default()), Outcome::Done);
+    assert_eq!(setup.seen().output, b"before");
+    assert_eq!(setup.seen().calls, ["reset"]);
+    // And the end of the relay is one of both.
+    let setup = Socket::new();
+    setup.relay.reset();
+    setup.world.settle();
+    assert_eq!(setup.seen().calls, ["reset"]);
+    assert_eq!(kind(setup.peer.try_read(&mut [0])), ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn one_that_takes_no_more_may_still_write() {
+    let mut setup = Pair::new();
+    setup.seen().refusal = Some(ErrorKind::BrokenPipe);
+    setup.write(b"thrown away");
+    assert_eq!(setup.turn(Event::default()), Outcome::Wait);
+    setup.write(b"and this");
+    assert_eq!(setup.turn(Event::default()), Outcome::Wait);
+    setup.seen().input = b"still".to_vec();
+    setup.seen().has_ended = true;
+    assert_eq!(setup.turn(READABLE), Outcome::Done);
+    assert_eq!(setup.seen().calls, ["finish"]);
+    assert!(matches!(read_all(&setup.peer), (data, Some(Ok(()))) if data == b"still"));
+
+    // Others end with that.
+    for refusal in [ErrorKind::BrokenPipe, ErrorKind::ConnectionReset] {
+        let mut setup = Socket::new();
+        setup.seen().refusal = Some(refusal);
+        setup.write(b"not taken");
+        assert_eq!(setup.turn(Event::default()), Outcome::Done);
+        setup.world.pass(Duration::from_millis(1));
+        assert_eq!(kind(setup.peer.try_read(&mut [0])), ErrorKind::ConnectionReset);
+    }
+}
+
+#[test]
+fn what_a_closed_side_wrote_is_copied_and_what_comes_is_refused() {
+    let closed = Event { ended: true, closed: true, ..Event::default() };
+    let mut setup = Pair::new();
+    let data = pattern(16 << 20);
+    setup.seen().input = data.clone();
+    setup.seen().refusal = Some(ErrorKind::BrokenPipe);
+    setup.write(b"never read");
+    assert_eq!(setup.turn(closed), Outcome::Wait);
+    let mut got = Vec::new();
+    let mut outcome = Outcome::Wait;
+    while outcome == Outcome::Wait {
+        got.extend(read_all(&setup.peer).0);
+        setup.world.pass(Duration::from_millis(1));
+        outcome = setup.turn(Event::default());
+    }
+    let Setup { world, relay, peer, seen, .. } = setup;
+    assert_eq!(seen.lock().unwrap().calls, ["finish"]);
+    drop(relay);
+    world.until(LIMIT, || {
+        let (more, end) = read_all(&peer);
+        got.extend(more);
+        end.is_some()
+    });
+    // It was not read.
+    assert_eq!(kind(peer.try_read(&mut [0])), ErrorKind::ConnectionReset);
+    assert!(got.len() <= data.len() && got == data[..got.len()]);
+}

@@ -1,0 +1,121 @@
+//! How connections of descriptors end.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::Shutdown,
+    os::{fd::AsFd, unix::net::UnixStream},
+    thread,
+    time::{Duration, Instant},
+};
+
+use common::{
+    kind, pattern,
+    pumps::{LIMIT, pumps, read_all, stream, until},
+};
+
+#[test]
+fn what_was_written_arrives_after_a_close() {
+    let pumps = pumps();
+    let (mut client, server) = pumps.connect(80);
+    let data = pattern(3 << 20);
+    let writer = thread::spawn({
+        let data = data.clone();
+        move || client.write_all(&data).map(|()| drop(client))
+    });
+    assert!(read_all(&server).unwrap() == data);
+    writer.join().unwrap().unwrap();
+    until("the descriptor is gone", || pumps.pump_a.is_empty());
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[test]
+fn a_reset_by_the_peer_is_no_end() {
+    let pumps = pumps();
+    // Before anything was written, after something, and after what the program has not read yet.
+    for (n, written) in [&b""[..], b"some"].into_iter().enumerate() {
+        for (m, waiting) in [&b""[..], b"data"].into_iter().enumerate() {
+            let (mut client, server) = pumps.connect(80 + 2 * n as u16 + m as u16);
+            client.write_all(written).unwrap();
+            let mut buf = vec![0; written.len()];
+            (&server).read_exact(&mut buf).unwrap();
+            (&server).write_all(waiting).unwrap();
+            until("it has arrived", || server.unacknowledged() == 0);
+            let mut got = vec![0; waiting.len()];
+            client.read_exact(&mut got).unwrap();
+            server.reset();
+            assert_eq!(kind(read_all(&client)), ErrorKind::ConnectionReset, "{written:?} {waiting:?}");
+            assert!(client.write_all(b"more").is_err());
+        }
+    }
+    until("all is over", || pumps.pump_a.is_empty());
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[test]
+fn a_program_that_leaves_data_unread_resets_the_connection() {
+    let pumps = pumps();
+    let (client, server) = pumps.connect(80);
+    (&server).write_all(b"never read").unwrap();
+    until("it has arrived", || rustix_readable(&client));
+    drop(client);
+    assert_eq!(kind(read_all(&server)), ErrorKind::ConnectionReset);
+    // And one that is gone when data come.
+    let (client, server) = pumps.connect(81);
+    drop(client);
+    assert_eq!(read_all(&server).unwrap(), b"");
+    until("the answer to data is a reset", || (&server).write_all(b"more").is_err());
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[test]
+fn what_was_written_arrives_before_the_reset() {
+    let pumps = pumps();
+    let (mut client, server) = pumps.connect(80);
+    (&server).write_all(b"never read").unwrap();
+    until("it has arrived", || rustix_readable(&client));
+    // More than fits into the buffers between: the rest waits in the descriptor when that is closed.
+    client.set_nonblocking(true).unwrap();
+    let data = pattern(64 << 20);
+    let mut written = 0;
+    let mut last = Instant::now();
+    while last.elapsed() < Duration::from_secs(1) {
+        match client.write(&data[written..][..64 << 10]) {
+            Ok(bytes) => {
+                written += bytes;
+                last = Instant::now();
+            }
+            Err(_) => thread::sleep(Duration::from_millis(10)),
+        }
+    }
+    drop(client);
+    let mut got = Vec::new();
+    assert_eq!(kind((&server).read_to_end(&mut got)), ErrorKind::ConnectionReset);
+    assert!(got == data[..written], "{} of {written} bytes", got.len());
+    until("the descriptor is gone", || pumps.pump_a.is_empty());
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn rustix_readable(stream: &UnixStream) -> bool {
+    rustix::io::ioctl_fionread(stream).unwrap() > 0
+}
+
+#[test]
+fn a_program_resets_a_connection() {
+    let pumps = pumps();
+    let (mut client, server) = pumps.connect(80);
+    client.write_all(b"before").unwrap();
+    let mut read = [0; 6];
+    (&server).read_exact(&mut read).unwrap();
+    pumps.pump_a.reset(client.as_fd()).unwrap();
+    assert_eq!(kind(read_all(&server)), ErrorKind::ConnectionReset);
+    if cfg!(any(target_os = "linux", target_os = "android")) {
+        assert_eq!(kind(read_all(&client)), ErrorKind::ConnectionReset);
+    }
+    until("it is over", || pumps.pump_a.is_empty());
+    assert_eq!(kind(pumps.pump_a.reset(client.as_fd())), ErrorKind::NotFound);
+    assert_eq!(kind(pumps.pump_a.reset(UnixStream::pair().unwrap().0.as_fd())), ErrorKind::NotFound);
+}
