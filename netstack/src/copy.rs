@@ -61,6 +61,10 @@ pub trait Side {
     /// Ends the direction to the other end.
     fn shutdown(&mut self);
 
+    /// Makes writes of the other end fail, if it supports that while bytes are still written to it: the connection has
+    /// failed.
+    fn refuse_input(&mut self) {}
+
     /// Takes the pending error, if any.
     fn take_error(&mut self) -> Option<io::Error>;
 
@@ -167,11 +171,20 @@ impl<S: Side> Relay<S> {
 
     fn note(&mut self, event: Event) {
         // Reading the error clears it, so that bytes sent before can still be read.
-        self.failed |= event.failed && self.side.take_error().is_some();
-        self.ended |= event.ended || self.failed;
+        if event.failed && self.side.take_error().is_some() {
+            self.fail();
+        }
+        self.ended |= event.ended;
         self.readable |= event.readable || event.ended || (event.failed && self.failed);
         self.writable |= event.writable;
         self.closed |= event.closed;
+    }
+
+    /// Notes that the side was reset.
+    fn fail(&mut self) {
+        self.failed = true;
+        self.ended = true;
+        self.readable = true;
     }
 
     /// Copies in both directions. Continues with whether there is more to copy at once.
@@ -184,8 +197,10 @@ impl<S: Side> Relay<S> {
             return ControlFlow::Continue(again);
         }
         if self.up_done && self.closed {
-            // There is no reader: arriving data get a RST, as for any closed socket.
-            return ControlFlow::Break(self.finish());
+            // There is no reader, as for any closed socket: data that were not read reset the connection, and so do
+            // those that arrive later.
+            let is_read = self.connection.unread() == 0;
+            return ControlFlow::Break(if is_read { self.finish() } else { self.fail_connection() });
         }
         again |= self.turn_down()?;
         // The last bytes may wait in the side's own buffer.
@@ -201,6 +216,8 @@ impl<S: Side> Relay<S> {
             return ControlFlow::Continue(false);
         }
         match self.copy_up() {
+            // The connection is not read any more, which would return the error.
+            Stop::Wait if self.down_done && self.connection.has_failed() => ControlFlow::Break(self.fail_side()),
             Stop::Wait => ControlFlow::Continue(false),
             Stop::Turn => ControlFlow::Continue(true),
             Stop::End => {
@@ -212,7 +229,13 @@ impl<S: Side> Relay<S> {
                 ControlFlow::Continue(false)
             }
             Stop::SideClosed | Stop::SideFailed => ControlFlow::Break(self.fail_connection()),
-            Stop::ConnectionFailed => ControlFlow::Break(self.fail_side()),
+            Stop::ConnectionFailed if self.down_done => ControlFlow::Break(self.fail_side()),
+            Stop::ConnectionFailed => {
+                // The data that arrived before are still copied.
+                self.up_done = true;
+                self.side.refuse_input();
+                ControlFlow::Continue(false)
+            }
         }
     }
 
@@ -236,6 +259,11 @@ impl<S: Side> Relay<S> {
                 self.down_done = true;
                 let _ = self.connection.shutdown(Shutdown::Read);
                 ControlFlow::Continue(false)
+            }
+            // It was closed after it was read: bytes that it wrote before that are copied first.
+            Stop::SideFailed if S::MAY_STOP_READING && !self.up_done => {
+                self.fail();
+                ControlFlow::Continue(true)
             }
             Stop::SideClosed | Stop::SideFailed => ControlFlow::Break(self.fail_connection()),
             Stop::ConnectionFailed => ControlFlow::Break(self.fail_side()),

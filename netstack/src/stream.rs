@@ -180,6 +180,16 @@ impl TcpStream {
         });
     }
 
+    /// Returns the number of received bytes that were not read.
+    pub(crate) fn unread(&self) -> usize {
+        self.socket.lock().connection.unread()
+    }
+
+    /// Returns whether the connection has failed, though there may be data to read.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.socket.lock().error().is_some()
+    }
+
     /// Returns the number of bytes that were written but not yet acknowledged.
     #[must_use]
     pub fn unacknowledged(&self) -> usize {

@@ -16,6 +16,7 @@ use common::{
     kind, pattern,
     pumps::{LIMIT, pumps, read_all, stream, until},
 };
+use wg_embed_netstack::TcpStream;
 
 #[test]
 fn what_was_written_arrives_after_a_close() {
@@ -96,6 +97,68 @@ fn what_was_written_arrives_before_the_reset() {
     assert_eq!(kind((&server).read_to_end(&mut got)), ErrorKind::ConnectionReset);
     assert!(got == data[..written], "{} of {written} bytes", got.len());
     until("the descriptor is gone", || pumps.pump_a.is_empty());
+}
+
+/// Writes until the other side takes nothing more, and returns how many bytes it has taken.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn fill(from: &TcpStream) -> usize {
+    let (mut written, mut last) = (0, Instant::now());
+    while last.elapsed() < Duration::from_secs(1) {
+        match from.try_write(&[7; 4096]) {
+            Ok(bytes) => (written, last) = (written + bytes, Instant::now()),
+            Err(_) => thread::sleep(Duration::from_millis(10)),
+        }
+    }
+    written - from.unacknowledged()
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[test]
+fn what_arrived_before_a_reset_is_read_whatever_the_program_writes() {
+    let pumps = pumps();
+    let (client, server) = pumps.connect(80);
+    let arrived = fill(&server);
+    server.reset();
+    // Until the reset has arrived; what is written before is lost.
+    until("writing fails", || (&client).write_all(b"x").is_err_and(|err| err.kind() == ErrorKind::BrokenPipe));
+    let mut got = Vec::new();
+    assert_eq!(kind((&client).read_to_end(&mut got)), ErrorKind::ConnectionReset);
+    assert!(got.len() >= arrived, "{} of {arrived} bytes", got.len());
+    until("it is over", || pumps.pump_a.is_empty());
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[test]
+fn what_was_written_before_a_shutdown_arrives_whatever_is_not_read() {
+    let pumps = pumps();
+    let (client, server) = pumps.connect(80);
+    fill(&server);
+    (&client).write_all(b"bye").unwrap();
+    client.shutdown(Shutdown::Both).unwrap();
+    let mut got = [0; 3];
+    (&server).read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"bye");
+    until("it is reset", || server.try_write(b"more").is_err_and(|err| err.kind() == ErrorKind::ConnectionReset));
+    until("it is over", || pumps.pump_a.is_empty());
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[test]
+fn a_failure_after_the_end_is_seen_by_poll() {
+    let pumps = pumps();
+    let (client, server) = pumps.connect(80);
+    (&server).write_all(b"all").unwrap();
+    server.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_all(&client).unwrap(), b"all");
+    server.reset();
+    let mut waiting = [rustix::event::PollFd::new(&client, rustix::event::PollFlags::empty())];
+    let limit = rustix::event::Timespec { tv_sec: 300, tv_nsec: 0 };
+    assert_eq!(rustix::event::poll(&mut waiting, Some(&limit)).unwrap(), 1);
+    assert!(waiting[0].revents().contains(rustix::event::PollFlags::HUP));
+    // As for the kernel's sockets.
+    assert_eq!(read_all(&client).unwrap(), b"");
+    assert_eq!(kind((&client).write(b"x")), ErrorKind::BrokenPipe);
+    until("it is over", || pumps.pump_a.is_empty());
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]

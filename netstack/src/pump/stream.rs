@@ -31,6 +31,25 @@ pub(super) struct Ours {
     socket: OwnedFd,
     /// The number of bytes to read.
     waiting: usize,
+    /// Whether the program reads the end after the bytes that were written.
+    ended: bool,
+}
+
+impl Ours {
+    /// Makes the program's writes fail, and discards what it has written, except for `kept` bytes.
+    fn discard(&self, kept: usize) {
+        let _ = shutdown(&self.socket, Shutdown::Read);
+        let waiting = rustix::io::ioctl_fionread(&self.socket).unwrap_or(0);
+        let mut left = usize::try_from(waiting).unwrap_or(usize::MAX).saturating_sub(kept);
+        let mut discarded = [0; 4096];
+        while left > 0 {
+            let part = left.min(discarded.len());
+            match recv(&self.socket, &mut discarded[..part], RecvFlags::DONTWAIT) {
+                Ok((length @ 1.., _)) => left -= length,
+                _ => return,
+            }
+        }
+    }
 }
 
 /// Creates a pair: our end, and the program's.
@@ -39,7 +58,7 @@ pub(super) fn pair() -> io::Result<(Ours, OwnedFd)> {
     if KEEPS {
         send(&app, &[0], SendFlags::empty())?;
     }
-    Ok((Ours { socket, waiting: 0 }, app))
+    Ok((Ours { socket, waiting: 0, ended: false }, app))
 }
 
 impl Side for Ours {
@@ -83,8 +102,13 @@ impl Side for Ours {
     }
 
     fn shutdown(&mut self) {
+        self.ended = true;
         // It may already be closed.
         let _ = shutdown(&self.socket, Shutdown::Write);
+    }
+
+    fn refuse_input(&mut self) {
+        self.discard(usize::from(KEEPS));
     }
 
     fn take_error(&mut self) -> Option<io::Error> {
@@ -94,6 +118,13 @@ impl Side for Ours {
     fn finish(&self) {
         if KEEPS {
             let _ = recv(&self.socket, &mut [0; 1][..], RecvFlags::DONTWAIT);
+        }
+    }
+
+    fn reset_on_close(&self) {
+        if self.ended {
+            // Reading returns the end, and only writing fails, as for the kernel's sockets.
+            self.discard(0);
         }
     }
 }

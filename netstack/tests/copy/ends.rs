@@ -8,6 +8,9 @@ use super::{
 };
 use wg_embed_netstack::copy::{Event, Outcome};
 
+const SECOND: Duration = Duration::from_secs(1);
+const CLOSED: Event = Event { readable: false, writable: false, ended: true, closed: true, failed: false };
+
 #[test]
 fn each_direction_ends_for_itself() {
     let mut setup = Socket::new();
@@ -133,30 +136,97 @@ fn one_that_takes_no_more_may_still_write() {
 }
 
 #[test]
-fn what_a_closed_side_wrote_is_copied_and_what_comes_is_refused() {
-    let closed = Event { ended: true, closed: true, ..Event::default() };
+fn what_a_closed_side_wrote_is_copied_and_what_it_did_not_read_is_a_reset() {
     let mut setup = Pair::new();
     let data = pattern(16 << 20);
     setup.seen().input = data.clone();
     setup.seen().refusal = Some(ErrorKind::BrokenPipe);
     setup.write(b"never read");
-    assert_eq!(setup.turn(closed), Outcome::Wait);
-    let mut got = Vec::new();
-    let mut outcome = Outcome::Wait;
-    while outcome == Outcome::Wait {
-        got.extend(read_all(&setup.peer).0);
-        setup.world.pass(Duration::from_millis(1));
-        outcome = setup.turn(Event::default());
-    }
-    let Setup { world, relay, peer, seen, .. } = setup;
-    assert_eq!(seen.lock().unwrap().calls, ["finish"]);
-    drop(relay);
-    world.until(LIMIT, || {
-        let (more, end) = read_all(&peer);
-        got.extend(more);
-        end.is_some()
-    });
-    // It was not read.
-    assert_eq!(kind(peer.try_read(&mut [0])), ErrorKind::ConnectionReset);
-    assert!(got.len() <= data.len() && got == data[..got.len()]);
+    assert_eq!(setup.turn(CLOSED), Outcome::Wait);
+    let (received, end) = setup.finish();
+    assert!(received == data, "{} bytes", received.len());
+    assert_eq!(kind(end), ErrorKind::ConnectionReset);
+
+    // One that was shut down: its last bytes are still to be sent when it is done.
+    let mut setup = Pair::new();
+    setup.seen().room = 0;
+    setup.fill();
+    setup.seen().input = b"bye".to_vec();
+    assert_eq!(setup.relay.turn(CLOSED), Outcome::Done);
+    assert_eq!(setup.seen().calls, [""; 0]);
+    drop(setup.relay);
+    setup.world.pass(SECOND);
+    let (received, end) = read_all(&setup.peer);
+    assert_eq!(received, b"bye");
+    assert_eq!(kind(end.unwrap()), ErrorKind::ConnectionReset);
+
+    // One that has read everything.
+    let mut setup = Pair::new();
+    setup.write(b"read");
+    setup.seen().input = data.clone();
+    assert_eq!(setup.turn(CLOSED), Outcome::Wait);
+    let (received, end) = setup.finish();
+    assert!(received == data && end.is_ok());
+}
+
+#[test]
+fn what_was_written_between_a_read_and_a_close_is_copied() {
+    let mut setup = Pair::new();
+    // The events of both come later.
+    setup.seen().input = b"last words".to_vec();
+    setup.seen().refusal = Some(ErrorKind::ConnectionReset);
+    setup.write(b"never read");
+    assert_eq!(setup.turn(Event::default()), Outcome::Done);
+    assert_eq!(setup.seen().read, 10);
+    setup.world.pass(SECOND);
+    let (received, end) = read_all(&setup.peer);
+    assert_eq!(received, b"last words");
+    assert_eq!(kind(end.unwrap()), ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn what_arrived_before_a_reset_is_copied_whatever_the_side_writes() {
+    let mut setup = Pair::new();
+    setup.seen().room = 5;
+    setup.write(b"some, and more");
+    assert_eq!(setup.turn(Event::default()), Outcome::Wait);
+    setup.peer.reset();
+    setup.world.settle();
+    setup.seen().input = b"lost".to_vec();
+    assert_eq!(setup.turn(READABLE), Outcome::Wait);
+    assert_eq!(setup.seen().calls, ["refuse"]);
+    setup.seen().room = 100;
+    assert_eq!(setup.turn(WRITABLE), Outcome::Done);
+    assert_eq!(setup.seen().output, b"some, and more");
+    assert_eq!(setup.seen().calls, ["refuse", "reset"]);
+
+    // The end had arrived as well.
+    let mut setup = Socket::new();
+    setup.seen().room = 5;
+    setup.write(b"some, and more");
+    setup.peer.shutdown(Shutdown::Write).unwrap();
+    setup.world.settle();
+    assert_eq!(setup.turn(Event::default()), Outcome::Wait);
+    setup.peer.reset();
+    setup.world.settle();
+    setup.seen().input = b"lost".to_vec();
+    assert_eq!(setup.turn(READABLE), Outcome::Wait);
+    setup.seen().room = 100;
+    assert_eq!(setup.turn(WRITABLE), Outcome::Done);
+    assert_eq!(setup.seen().output, b"some, and more");
+    assert_eq!(setup.seen().calls, ["refuse", "shutdown", "finish"]);
+}
+
+#[test]
+fn a_failure_after_the_end_is_noticed_without_a_write() {
+    let mut setup = Socket::new();
+    setup.peer.shutdown(Shutdown::Write).unwrap();
+    setup.world.settle();
+    assert_eq!(setup.turn(Event::default()), Outcome::Wait);
+    let told = setup.told.times();
+    setup.peer.reset();
+    setup.world.settle();
+    assert!(setup.told.times() > told);
+    assert_eq!(setup.turn(Event::default()), Outcome::Done);
+    assert_eq!(setup.seen().calls, ["shutdown", "reset"]);
 }

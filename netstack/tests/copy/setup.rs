@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::common::{Told, World};
+use super::common::{Told, World, read_all};
 use wg_embed_netstack::{
     TcpStream,
     copy::{Event, Outcome, Relay, Side},
@@ -103,6 +103,10 @@ impl<const STOPS: bool> Side for End<STOPS> {
         self.seen().calls.push("shutdown");
     }
 
+    fn refuse_input(&mut self) {
+        self.seen().calls.push("refuse");
+    }
+
     fn take_error(&mut self) -> Option<io::Error> {
         self.seen().error.take().map(io::Error::from)
     }
@@ -153,6 +157,35 @@ impl<const STOPS: bool> Setup<STOPS> {
     pub(super) fn write(&self, data: &[u8]) {
         assert_eq!(self.peer.try_write(data).unwrap(), data.len());
         self.world.settle();
+    }
+
+    /// Lets the peer write until nothing more is received, and returns how many bytes were received.
+    pub(super) fn fill(&mut self) -> usize {
+        let mut written = 0;
+        self.world.pass_with(Duration::from_secs(1), || {
+            written += self.peer.try_write(&[1; 4096]).unwrap_or(0);
+        });
+        assert_eq!(self.turn(Event::default()), Outcome::Wait);
+        assert!(self.peer.unacknowledged() > 0, "its buffer is not full");
+        written - self.peer.unacknowledged()
+    }
+
+    /// Turns until the relay is done, drops it, and returns what the peer has received until the end, and that end.
+    pub(super) fn finish(mut self) -> (Vec<u8>, io::Result<()>) {
+        let mut received = Vec::new();
+        self.world.until(LIMIT, || {
+            received.extend(read_all(&self.peer).0);
+            self.relay.turn(Event::default()) == Outcome::Done
+        });
+        drop(self.relay);
+        let mut end = None;
+        self.world.until(LIMIT, || {
+            let (more, result) = read_all(&self.peer);
+            received.extend(more);
+            end = result;
+            end.is_some()
+        });
+        (received, end.expect("it has ended"))
     }
 }
 

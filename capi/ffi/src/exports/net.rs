@@ -56,11 +56,12 @@ unsafe fn give_fd(out: NonNull<i32>, fd: OwnedFd) {
 /// addresses of a name are tried as in RFC 8305, and the connection is established when this returns.
 ///
 /// The descriptor is a SOCK_STREAM for TCP: read(), write(), poll() and shutdown() work as on a connected TCP socket,
-/// and the end of either direction leaves the other one open. If the connection fails or the peer resets it, read()
-/// fails with ECONNRESET after the data that had arrived (on Linux and Android; elsewhere it returns 0). Closing the
-/// descriptor with unread data resets the connection. For UDP it is a SOCK_SEQPACKET (on Apple's systems SOCK_DGRAM):
-/// each send() is one datagram, and each recv() returns one; 0 is the end or an empty datagram. Datagrams that arrive
-/// while its buffers are full are dropped. ICMP errors are not reported.
+/// and the end of either direction leaves the other one open. If the connection fails or the peer resets it, write()
+/// fails, and read() fails with ECONNRESET after the data that had arrived (on Linux and Android; elsewhere, and after
+/// the peer's end, it returns 0). Closing the descriptor with unread data resets the connection. For UDP it is a
+/// SOCK_SEQPACKET (on Apple's systems SOCK_DGRAM): each send() is one datagram, and each recv() returns one; 0 is the
+/// end or an empty datagram. Datagrams that arrive while its buffers are full are dropped. ICMP errors are not
+/// reported.
 ///
 /// The descriptor is blocking, is closed by exec(), and is not below 3. It has no socket options of the IP and TCP
 /// levels; use wg_net_reset() in place of SO_LINGER. SIGPIPE is raised as on any socket: use MSG_NOSIGNAL.
@@ -69,8 +70,8 @@ unsafe fn give_fd(out: NonNull<i32>, fd: OwnedFd) {
 /// succeed, such as UDP to an address.
 ///
 /// Memory: nothing is kept. On success the caller owns `*fd`; closing it ends the connection. On failure it is not
-/// written, and no descriptor is left open. After wg_turn_off() reading from the descriptor returns the end of the
-/// connection, and the caller still has to close it. A connection uses two descriptors of the process.
+/// written, and no descriptor is left open. After wg_turn_off() a TCP descriptor is as after a reset by the peer, and a
+/// UDP descriptor returns the end; the caller still has to close it. A connection uses two descriptors of the process.
 /// Requires: `network` and `address` are NULL or end with a zero byte; `fd` is NULL or writable.
 /// Errors: WG_ERR_NULL; WG_ERR_INVALID if `network` or `address` is malformed; WG_ERR_REFUSED if the peer refuses;
 /// WG_ERR_UNREACHABLE if the network has no address of the family, or a router reports the destination as unreachable;

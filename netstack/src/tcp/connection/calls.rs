@@ -215,6 +215,11 @@ impl Connection {
         self.receiver.release();
     }
 
+    /// Returns the number of received bytes that were not read.
+    pub(crate) fn unread(&self) -> usize {
+        self.receiver.unread()
+    }
+
     /// Returns the number of written bytes that are not acknowledged.
     pub(crate) fn unacknowledged(&self) -> usize {
         self.sender.ring.len()
