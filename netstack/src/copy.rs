@@ -177,7 +177,9 @@ impl<S: Side> Relay<S> {
         self.ended |= event.ended;
         self.readable |= event.readable || event.ended || (event.failed && self.failed);
         self.writable |= event.writable;
-        self.closed |= event.closed;
+        if event.closed && !std::mem::replace(&mut self.closed, true) {
+            self.limit_rest();
+        }
     }
 
     /// Notes that the side was reset.
@@ -185,6 +187,14 @@ impl<S: Side> Relay<S> {
         self.failed = true;
         self.ended = true;
         self.readable = true;
+        self.limit_rest();
+    }
+
+    /// Limits the time for the rest, which nothing else ends if the peer stops reading.
+    fn limit_rest(&self) {
+        if !self.up_done {
+            self.connection.reset_after_linger();
+        }
     }
 
     /// Copies in both directions. Continues with whether there is more to copy at once.

@@ -180,6 +180,13 @@ impl TcpStream {
         });
     }
 
+    /// Sets that the connection is reset after the stack's `linger` unless it has ended by then, as if the stream were
+    /// dropped now; it can still be used until then.
+    pub(crate) fn reset_after_linger(&self) {
+        let linger = self.shared.options.linger;
+        self.change(|state, now| state.reset_after(now + linger));
+    }
+
     /// Returns the number of received bytes that were not read.
     pub(crate) fn unread(&self) -> usize {
         self.socket.lock().connection.unread()

@@ -52,8 +52,9 @@ impl Pump {
     /// accepts data.
     ///
     /// Closing it sends the written data, and then a FIN; if data were left unread, a RST once the written data have
-    /// arrived. If the peer resets the connection, or it fails, writing fails, and reading ends with ECONNRESET after
-    /// the received data on Linux and Android; on other systems, and after the peer's FIN, reading ends.
+    /// arrived. After the stack's `linger` the connection is reset, and data that have not arrived are lost. If the
+    /// peer resets the connection, or it fails, writing fails, and reading ends with ECONNRESET after the received data
+    /// on Linux and Android; on other systems, and after the peer's FIN, reading ends.
     ///
     /// # Errors
     /// Errors of the system; the connection is then reset.

@@ -56,7 +56,8 @@ pub(crate) struct State {
     gone: bool,
     /// Whether it is in the ready list, or about to be added.
     queued: bool,
-    /// When it is reset: its program has dropped it, or closed it with a reset.
+    /// When it is reset: its program has dropped it, closed it with a reset, or closed the descriptor that it is copied
+    /// to.
     orphan_until: Option<Instant>,
     /// Its position in the queue for memory.
     pub(super) starved: Option<u64>,
@@ -294,7 +295,7 @@ impl State {
 
     /// Returns whether it waits for memory.
     pub(super) fn wants_memory(&self) -> bool {
-        !self.gone && self.orphan_until.is_none() && self.connection.wants_memory()
+        !self.gone && self.connection.wants_memory()
     }
 
     /// Returns why it has failed.

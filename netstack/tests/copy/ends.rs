@@ -230,3 +230,25 @@ fn a_failure_after_the_end_is_noticed_without_a_write() {
     assert_eq!(setup.turn(Event::default()), Outcome::Done);
     assert_eq!(setup.seen().calls, ["shutdown", "reset"]);
 }
+
+#[test]
+fn a_peer_that_does_not_read_delays_the_end_for_at_most_linger() {
+    let failed = Event { failed: true, ..Event::default() };
+    for event in [CLOSED, failed] {
+        let mut setup = Pair::new();
+        setup.seen().input = pattern(64 << 20);
+        setup.seen().error = Some(ErrorKind::ConnectionReset);
+        // However long it has not read.
+        assert_eq!(setup.turn(READABLE), Outcome::Wait);
+        setup.world.pass_coarsely(2 * LIMIT);
+        assert_eq!(setup.turn(event), Outcome::Wait);
+        setup.world.pass_coarsely(LIMIT - SECOND);
+        assert_eq!(setup.turn(Event::default()), Outcome::Wait);
+        let told = setup.told.times();
+        setup.world.pass_coarsely(2 * SECOND);
+        assert!(setup.told.times() > told);
+        assert_eq!(setup.turn(Event::default()), Outcome::Done);
+        assert_eq!(setup.world.a.stack.stats().connections, 0);
+        assert_eq!(kind(read_all(&setup.peer).1.unwrap()), ErrorKind::ConnectionReset);
+    }
+}

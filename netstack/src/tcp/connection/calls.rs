@@ -124,6 +124,7 @@ impl Connection {
     /// Returns whether a writer needs memory to continue: no ACK will make room, since nothing is in flight.
     pub(crate) fn wants_memory(&self) -> bool {
         self.is_starved()
+            && !self.orphan
             && self.sender.ring.is_empty()
             && self.sender.fin.is_none()
             && !matches!(self.state, State::Closed | State::TimeWait)
