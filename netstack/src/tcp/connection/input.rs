@@ -419,10 +419,14 @@ impl Connection {
             return;
         }
         let end = start + segment.payload.len() as u64;
-        if self.orphan && !self.receiver.is_discarding() && end > self.receiver.next() && !segment.payload.is_empty() {
+        if self.orphan && end > self.receiver.next() && !segment.payload.is_empty() {
             // It will not be read: the peer must be informed.
-            self.end_with_reset(io::ErrorKind::ConnectionReset);
-            return;
+            if !self.receiver.is_discarding() {
+                self.end_with_reset(io::ErrorKind::ConnectionReset);
+                return;
+            }
+            // Once the written data are acknowledged.
+            self.reset_at_end = true;
         }
         if self.recent.is_some()
             && let Some((_, echo)) = header.timestamps

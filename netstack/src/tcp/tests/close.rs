@@ -150,6 +150,36 @@ fn what_comes_for_a_dropped_connection_is_reset() {
 }
 
 #[test]
+fn without_a_reader_the_reset_comes_after_what_was_written() {
+    let mut lone = Lone::new(true);
+    lone.tcp.shutdown(Shutdown::Read, lone.now).expect("open");
+    lone.put(0, ACK, &[1; 10]);
+    lone.write(100);
+    lone.tcp.close(lone.now);
+    let sent = lone.sent();
+    assert!(sent.iter().any(|(header, _)| header.flags.fin) && !sent.iter().any(|(header, _)| header.flags.rst));
+    // The same data again, and new data.
+    lone.put(0, ACK, &[1; 10]);
+    lone.put(10, ACK, &[1; 10]);
+    assert!(lone.sent().iter().all(|(header, _)| !header.flags.rst));
+    lone.put_ack(20, 100, &[]);
+    assert!(lone.sent_one().0.flags.rst);
+    assert!(lone.tcp.is_closed());
+
+    // Without new data it ends in order.
+    let mut lone = Lone::new(true);
+    lone.tcp.shutdown(Shutdown::Read, lone.now).expect("open");
+    lone.put(0, ACK, &[1; 10]);
+    lone.tcp.close(lone.now);
+    lone.sent();
+    lone.acked = 1;
+    lone.put(0, ACK, &[1; 10]);
+    lone.put(10, FIN, &[]);
+    assert!(lone.sent().iter().all(|(header, _)| !header.flags.rst));
+    assert!(lone.tcp.is_closed() && lone.tcp.time_wait().is_some());
+}
+
+#[test]
 fn unread_data_make_a_drop_a_reset() {
     let mut lone = Lone::new(true);
     lone.put(0, ACK, &[1; 10]);
