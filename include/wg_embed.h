@@ -1090,7 +1090,8 @@ typedef struct wg_net_options_t {
    */
   size_t memory_limit;
   /**
-   * The largest number of TCP connections, open or half-open, or 0 for 65536.
+   * The largest number of open TCP connections, or 0 for 65536. At the limit new ones are refused. The number of
+   * half-open ones is limited separately, to 8192 or less.
    */
   uint32_t max_connections;
   /**

@@ -36,7 +36,8 @@ pub struct Options {
     pub receive_buffer: usize,
     /// The maximum size of a connection's send buffer, in bytes; at least 4096.
     pub send_buffer: usize,
-    /// The maximum number of connections, open or half-open.
+    /// The maximum number of open connections; at the limit new ones are refused. The number of half-open ones is
+    /// limited separately, to 8192 or less.
     pub max_connections: usize,
     /// How long a connection that its program has dropped may take to deliver written data.
     pub linger: Duration,

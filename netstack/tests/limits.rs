@@ -14,7 +14,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{B, Node, Told, World, kind, read_all};
+use common::{
+    B, Node, Told, World, kind, read_all,
+    segments::{ACK, Peer, RST, SYN},
+};
 use wg_embed_netstack::{Options, TcpStream};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -141,6 +144,49 @@ fn the_number_of_connections_is_limited() {
         .iter()
         .filter(|client| client.try_read(&mut [0; 9]).is_err_and(|err| err.kind() == ErrorKind::ConnectionRefused));
     assert_eq!((refused.count(), world.b.drops("tcp_limit")), (2, 2));
+}
+
+#[test]
+fn connections_that_are_never_completed_keep_nobody_out() {
+    for max in [1, 3, 100] {
+        let world = World::with(|_| {}, |b| b.max_connections = max);
+        let flood: Vec<_> = (0..1000).map(|n| syn(Ipv4Addr::new(10, 9, 9, 9), 1000 + n)).collect();
+        let others: Vec<_> = (0..1000).map(|n| syn(Ipv4Addr::from(0x0b00_0001_u32 + n), 1000)).collect();
+        let _listener = world.b.stack.listen_tcp("10.0.0.2:80".parse().unwrap(), 100).unwrap();
+        let _other = world.a.stack.listen_tcp("10.0.0.1:80".parse().unwrap(), 100).unwrap();
+        for _ in 0..3 {
+            world.b.give(&flood);
+            world.b.give(&others[..10]);
+            drop(world.b.take());
+        }
+        let client = world.a.stack.start_tcp("10.0.0.2:80".parse().unwrap()).unwrap();
+        world.settle();
+        assert!(client.is_established(), "{max}");
+        client.reset();
+        world.settle();
+        // What the network dials itself does not depend on them at all.
+        world.b.give(&flood);
+        world.b.give(&others);
+        drop(world.b.take());
+        let client = world.b.stack.start_tcp("10.0.0.1:80".parse().unwrap()).unwrap();
+        world.settle();
+        assert!(client.is_established(), "{max}");
+    }
+}
+
+#[test]
+fn no_more_handshakes_are_completed_than_there_is_room_for() {
+    let world = World::with(|_| {}, |b| b.max_connections = 3);
+    let listener = world.b.stack.listen_tcp("10.0.0.2:80".parse().unwrap(), 100).unwrap();
+    let mut peers: Vec<_> = (1..6).map(|n| Peer::new(&format!("10.0.1.{n}:1"), "10.0.0.2:80", 5000)).collect();
+    for peer in &mut peers {
+        assert_eq!(peer.send(&world.b, SYN, &[])[0].flags, SYN | ACK);
+    }
+    let answers: Vec<_> = peers.iter_mut().map(|peer| peer.send(&world.b, ACK, &[])).collect();
+    let resets = answers.iter().flatten().filter(|tcp| tcp.flags & RST != 0).count();
+    let stats = world.b.stack.stats();
+    assert_eq!((stats.connections, stats.half_open, resets, world.b.drops("tcp_limit")), (3, 0, 2, 2));
+    assert_eq!((0..5).filter(|_| listener.try_accept().is_ok()).count(), 3);
 }
 
 #[test]

@@ -17,13 +17,13 @@ use wg_embed::{
 
 use super::{
     deadlines::{Timed, Timer},
-    half_open::{HalfOpens, MAX_HALF_OPEN},
+    half_open::HalfOpens,
     listeners::Listeners,
     segment::{Builder, max_segment},
     shared::Shared,
     socket::TcpSocket,
     time_wait::TimeWaits,
-    tuple::{FourTuple, Map},
+    tuple::{FourTuple, Map, Source},
 };
 use crate::tcp::{Config, HalfOpen, Header, TimeWait};
 
@@ -54,7 +54,7 @@ impl Connections {
         Self {
             open: RwLock::default(),
             count: AtomicUsize::new(0),
-            half_open: Mutex::new(HalfOpens::new(max.min(MAX_HALF_OPEN))),
+            half_open: Mutex::new(HalfOpens::new(max)),
             time_wait: Mutex::new(TimeWaits::new(max)),
             listeners: RwLock::default(),
             ready: Mutex::default(),
@@ -93,12 +93,18 @@ impl Connections {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Returns whether there must be no further connection.
+    /// Returns whether there must be no further open connection.
     pub(super) fn is_full(&self) -> bool {
-        self.len() + lock(&self.half_open).len() >= self.max()
+        self.len() >= self.max()
     }
 
-    /// Returns the maximum number of connections, open or half-open.
+    /// Returns whether there must be no further half-open connection of this source. Those of others may never be
+    /// completed, and do not count.
+    pub(super) fn is_full_for(&self, source: Source) -> bool {
+        self.len() + lock(&self.half_open).count(source) >= self.max()
+    }
+
+    /// Returns the maximum number of open connections.
     pub(super) fn max(&self) -> usize {
         self.max.load(Ordering::Relaxed)
     }
@@ -106,7 +112,7 @@ impl Connections {
     /// Replaces the maximum number. Existing connections continue.
     pub(super) fn set_max(&self, max: usize) {
         self.max.store(max, Ordering::Relaxed);
-        lock(&self.half_open).set_max(max.min(MAX_HALF_OPEN));
+        lock(&self.half_open).set_max(max);
         lock(&self.time_wait).set_max(max);
     }
 

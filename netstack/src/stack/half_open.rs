@@ -17,8 +17,10 @@ use super::{
 };
 use crate::tcp::HalfOpen;
 
-/// The maximum number of half-open connections: about 2 MB.
-pub(super) const MAX_HALF_OPEN: usize = 8192;
+/// The limits of the maximum number of half-open connections, which is otherwise that of open ones. The upper one takes
+/// about 2 MB; below the lower one, sources could exclude each other.
+const LEAST_HALF_OPEN: usize = 16;
+const MOST_HALF_OPEN: usize = 8192;
 
 /// A half-open connection.
 pub(super) struct Entry {
@@ -59,7 +61,8 @@ pub(super) struct HalfOpens {
 }
 
 impl HalfOpens {
-    pub(super) fn new(max: usize) -> Self {
+    /// Creates the table for a maximum number of `open` connections.
+    pub(super) fn new(open: usize) -> Self {
         Self {
             entries: Map::default(),
             by_source: BTreeMap::new(),
@@ -67,17 +70,22 @@ impl HalfOpens {
             ranks: BTreeSet::new(),
             deadlines: BTreeMap::new(),
             last_id: 0,
-            max,
+            max: open.clamp(LEAST_HALF_OPEN, MOST_HALF_OPEN),
         }
     }
 
-    /// Replaces the maximum number; existing entries are kept.
-    pub(super) const fn set_max(&mut self, max: usize) {
-        self.max = max;
+    /// Replaces the maximum number of `open` connections; existing entries are kept.
+    pub(super) fn set_max(&mut self, open: usize) {
+        self.max = open.clamp(LEAST_HALF_OPEN, MOST_HALF_OPEN);
     }
 
     pub(super) fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// Returns the number of entries of a source.
+    pub(super) fn count(&self, source: Source) -> usize {
+        self.counts.get(&source).copied().unwrap_or(0)
     }
 
     /// Adds a half-open connection with this deadline, and returns its number; `None` if there is no room for another
@@ -94,7 +102,7 @@ impl HalfOpens {
         }
         let source = tuple.source();
         if self.entries.len() >= self.max {
-            let count = self.counts.get(&source).copied().unwrap_or(0);
+            let count = self.count(source);
             let (most, _, victim) = *self.ranks.last()?;
             // An entry is taken only from a source that has more than this one will have, or as many but older ones.
             if most <= count || (most == count + 1 && count > 0) {

@@ -228,9 +228,9 @@ fn refuse(shared: &Shared, arrival: &Arrival<'_>) {
     }
 }
 
-/// Returns whether there must be no new connection now; it is then refused.
+/// Returns whether there must be no new connection of this source now; it is then refused.
 fn is_over_limit(shared: &Shared, arrival: &Arrival<'_>) -> bool {
-    let over = shared.memory.is_short() || shared.tcp.is_full();
+    let over = shared.memory.is_short() || shared.tcp.is_full_for(arrival.tuple.source());
     if over {
         shared.dropped(Dropped::TcpLimit);
         refuse(shared, arrival);
@@ -377,6 +377,11 @@ fn establish(
     let interception = if listener.is_none() { shared.interception() } else { None };
     if listener.is_none() && interception.is_none() {
         // Traffic is no longer intercepted.
+        return refuse(shared, arrival);
+    }
+    if shared.tcp.is_full() {
+        // Others were faster.
+        shared.dropped(Dropped::TcpLimit);
         return refuse(shared, arrival);
     }
     let socket = TcpSocket::new(arrival.tuple, listener.is_none(), connection);

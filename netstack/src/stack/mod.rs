@@ -123,7 +123,7 @@ impl Netstack {
         self.0.memory.set_limit(bytes);
     }
 
-    /// Replaces the maximum number of connections, open or half-open. Existing connections continue.
+    /// Replaces [`Options::max_connections`]. Existing connections continue.
     pub fn set_max_connections(&self, max: usize) {
         self.0.tcp.set_max(max);
     }

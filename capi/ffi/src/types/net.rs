@@ -36,7 +36,8 @@ pub struct wg_net_options_t {
     /// The limit for the buffers of all connections together, in bytes, or 0 for 256 MiB. At the limit windows shrink,
     /// and new connections are refused. `memory_limit` of wg_options_t does not include them.
     pub memory_limit: usize,
-    /// The largest number of TCP connections, open or half-open, or 0 for 65536.
+    /// The largest number of open TCP connections, or 0 for 65536. At the limit new ones are refused. The number of
+    /// half-open ones is limited separately, to 8192 or less.
     pub max_connections: u32,
     /// 0.
     pub flags: u32,
