@@ -1578,7 +1578,7 @@ typedef struct wg_net_intercept_t {
   uint32_t hold_ms;
   /**
    * The largest number of connections that wait for wg_net_accept(), or 0 for 128. Further TCP connections are
-   * refused, datagrams of further UDP flows are dropped.
+   * refused, or reset if their handshakes were complete; datagrams of further UDP flows are dropped.
    */
   uint32_t backlog;
   /**
@@ -2830,8 +2830,8 @@ wg_result_t wg_net_dial(int32_t handle, const char *network, const char *address
  * `network` is as in wg_net_dial(). `address` is "10.0.0.2:80", `[fd00::2]:80`, or ":80" for all addresses of the
  * network ("tcp6" and "udp6" need an address); a listener of one address takes precedence over one of all. With port 0
  * the network chooses one; wg_net_local_address() returns it. Up to `backlog` connections, or 128 for 0, wait for
- * wg_net_accept(); further ones are refused or, for UDP, dropped. A listener keeps its port as long as it is open;
- * dials use other ports.
+ * wg_net_accept(). Further ones get no answer, so that peers try again for a while, as with the system's sockets; for
+ * UDP they are dropped. A listener keeps its port as long as it is open; dials use other ports.
  *
  * With "udp", each source address and port is a connection of its own, which receives the datagrams of that source and
  * sends to it alone. It ends when its descriptor is closed, or by itself after 60 s without a datagram; the next
@@ -2919,8 +2919,8 @@ wg_result_t wg_net_reset(int32_t handle, int32_t fd);
  * wg_net_listen(). The datagrams between two ports are a connection as in wg_net_listen() (a flow). Echo requests are
  * answered.
  *
- * If the descriptor is closed, all connections are refused. With `connected` there is no descriptor, and `listener` is
- * not written.
+ * If the descriptor is closed, all connections are refused, and those that wait are reset. With `connected` there is
+ * no descriptor, and `listener` is not written.
  *
  * Memory: `options` is not kept. `destroy` is called as described in wg_net_intercept_t; when this returns, callbacks
  * of an earlier interception are not running on any thread, and their `destroy` has been called.

@@ -16,7 +16,7 @@ use common::{
     kind, pattern,
     pumps::{LIMIT, pumps, read_all, stream, until},
 };
-use wg_embed_netstack::TcpStream;
+use wg_embed_netstack::{TcpStream, pump::accept};
 
 #[test]
 fn what_was_written_arrives_after_a_close() {
@@ -159,6 +159,25 @@ fn a_failure_after_the_end_is_seen_by_poll() {
     assert_eq!(read_all(&client).unwrap(), b"");
     assert_eq!(kind((&client).write(b"x")), ErrorKind::BrokenPipe);
     until("it is over", || pumps.pump_a.is_empty());
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[test]
+fn a_listener_that_is_closed_resets_what_waits() {
+    let pumps = pumps();
+    let at = "10.0.0.2:80".parse().unwrap();
+    let listener = pumps.b.stack.listen_tcp(at, 256).unwrap();
+    let listener = pumps.pump_b.listener_descriptor(listener).unwrap();
+    // More than are accepted in advance.
+    let clients: Vec<_> = (0..50).map(|_| pumps.a.stack.dial_tcp("10.0.0.2:80", LIMIT).unwrap()).collect();
+    drop(accept(listener.as_fd()).unwrap());
+    drop(listener);
+    let resets = clients.iter().filter(|client| {
+        client.set_read_timeout(Some(LIMIT));
+        read_all(*client).is_err_and(|err| err.kind() == ErrorKind::ConnectionReset)
+    });
+    // The one that was accepted was closed.
+    assert_eq!(resets.count(), 49);
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]

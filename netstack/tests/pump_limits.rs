@@ -74,7 +74,17 @@ fn connections_wait_for_descriptors() {
     let err = accept(listener.as_fd()).unwrap_err();
     limit_descriptors(before);
     assert_eq!(err.raw_os_error(), Some(libc::EMFILE));
-    assert!(client.read(&mut [0]).is_ok_and(|len| len == 0) || client.readiness().read_closed);
+    assert_eq!(kind(client.read(&mut [0])), std::io::ErrorKind::ConnectionReset);
+    // And so is one that the pump has none for.
+    let direct = b.stack.listen_tcp("10.0.0.2:81".parse().unwrap(), 16).unwrap();
+    let mut client = a.stack.dial_tcp("10.0.0.2:81", LIMIT).unwrap();
+    client.set_read_timeout(Some(LIMIT));
+    let server = direct.accept(Some(LIMIT)).unwrap();
+    limit_descriptors(free as libc::rlim_t);
+    let err = pump.tcp_descriptor(server).unwrap_err();
+    limit_descriptors(before);
+    assert_eq!(err.raw_os_error(), Some(libc::EMFILE));
+    assert_eq!(kind(client.read(&mut [0])), std::io::ErrorKind::ConnectionReset);
 
     // In a child of `fork()` the pump has no thread: it takes nothing, and dropping it does not wait.
     let socket = a.stack.bind_udp("0.0.0.0:0".parse().unwrap(), Some("10.0.0.2:9".parse().unwrap())).unwrap();

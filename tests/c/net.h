@@ -166,6 +166,13 @@ static inline void wait_gone_at(int fd, const char *file, int line) {
   while (recv(fd, bytes, sizeof bytes, 0) > 0);
 }
 
+/* The peer has reset the connection, which has nothing to read. */
+static inline void check_reset(int fd) {
+  char byte;
+  wait_readable(fd);
+  CHECK(read(fd, &byte, 1) == -1 && errno == ECONNRESET);
+}
+
 /* Text goes one way. */
 static inline void check_sent(int from, int to, const char *text) {
   char got[256] = {0};

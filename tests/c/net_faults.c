@@ -63,7 +63,7 @@ static void there_may_be_no_descriptors(void) {
   /* At last, as it closes what it could not take. */
   CHECK_FAILS(wg_net_accept(nets.b, listener, LONG, &fd, NULL), WG_ERR_RESOURCES, "connection");
   give_descriptors_back();
-  wait_gone(client);
+  check_reset(client);
   close(client);
   it_goes_on(listener);
   for (i = 0; i < TRIES && open_fds() > before; i++) sleep_ms(1);
@@ -85,6 +85,36 @@ static void there_may_be_no_descriptors(void) {
   close(accepted);
   close(listener);
   close(flows);
+}
+
+/* The only number that is left is that of the standard input, which is not used. */
+static void a_standard_number_is_none(void) {
+  int listener = listen_at(nets.b, "tcp", ":91"), client = dial(nets.a, "tcp", "10.9.0.2:91"), standard, i;
+  struct rlimit limit, less;
+  int32_t fd = -1;
+  CHECK_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
+  less = limit;
+  less.rlim_cur = 200;
+  CHECK_EQ(setrlimit(RLIMIT_NOFILE, &less), 0);
+  wait_readable(listener);
+  standard = fcntl(0, F_DUPFD_CLOEXEC, 3);
+  CHECK(standard > 2);
+  leave_no_descriptor(0);
+  close(0);
+  CHECK_FAILS(wg_net_accept(nets.b, listener, LONG, &fd, NULL), WG_ERR_RESOURCES, "descriptor");
+  CHECK_EQ(dup2(standard, 0), 0);
+  close(standard);
+  give_descriptors_back();
+  CHECK_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
+  check_reset(client);
+  close(client);
+  /* What waits for a listener that is closed is reset. */
+  client = dial(nets.a, "tcp", "10.9.0.2:91");
+  wait_readable(listener);
+  close(listener);
+  check_reset(client);
+  close(client);
+  for (i = 0; i < 3; i++) CHECK(is_open(i));
 }
 
 /* Listening and closing again leaves nothing, at whatever port. */
@@ -379,6 +409,7 @@ int main(void) {
   int fds = open_fds(), tasks = threads();
   nets = turn_nets_on();
   there_may_be_no_descriptors();
+  a_standard_number_is_none();
   listeners_in_a_loop_leave_nothing();
   the_port_of_a_listener_for_datagrams_is_its_own();
   others_are_left_alone();

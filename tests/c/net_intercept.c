@@ -136,7 +136,7 @@ static void it_can_be_polled(void) {
   close(again);
   CHECK_FAILS(wg_net_dial(nets.a, "tcp", "192.0.2.80:3", LONG, &fd), WG_ERR_REFUSED, "192.0.2.80:3");
   CHECK_EQ(wg_net_intercept(nets.b, NULL, NULL), WG_OK);
-  wait_gone(client);
+  check_reset(client);
   close(client);
   close(own);
   CHECK_EQ(fd, -1);
@@ -217,6 +217,39 @@ static void functions_decide_and_take(void) {
   CHECK_EQ(fd, -1);
 }
 
+/* Handshakes of more connections may be complete than there is room for. */
+static void what_is_beyond_the_backlog_is_reset(void) {
+  wg_net_intercept_t options = WG_NET_INTERCEPT_INIT;
+  struct pollfd clients[2] = {{-1, POLLIN, 0}, {-1, POLLIN, 0}};
+  wg_net_connection_t last;
+  int32_t listener = -1;
+  pthread_t threads[2];
+  int expected = app.asked + 2, before = app.destroyed, i, reset, server;
+  app.destroyed = 0;
+  options.dialled = is_asked;
+  options.user = &app;
+  options.backlog = 1;
+  set_answer(WG_NET_HOLD);
+  CHECK_EQ(wg_net_intercept(nets.b, &options, &listener), WG_OK);
+  for (i = 0; i < 2; i++) start(&threads[i], dials, &clients[i].fd);
+  last = wait_for(&app.asked, expected);
+  /* So that neither handshake continues before both were accepted. */
+  CHECK_EQ(wg_pause(nets.a), WG_OK);
+  for (i = 0; i < 2; i++) CHECK_EQ(wg_net_answer(nets.b, last.id - (uint64_t)i, WG_NET_ACCEPT), WG_OK);
+  CHECK_EQ(wg_resume(nets.a), WG_OK);
+  for (i = 0; i < 2; i++) join(threads[i]);
+  CHECK_EQ(poll(clients, 2, LONG), 1);
+  reset = clients[0].revents ? 0 : 1;
+  check_reset(clients[reset].fd);
+  server = accept_from(nets.b, listener, NULL);
+  check_sent(clients[!reset].fd, server, "the one that there is room for");
+  for (i = 0; i < 2; i++) close(clients[i].fd);
+  close(server);
+  close(listener);
+  CHECK_EQ(wg_net_intercept(nets.b, NULL, NULL), WG_OK);
+  app.destroyed = before;
+}
+
 static void bad_options_are_refused_and_given_up(void) {
   wg_net_intercept_t options = WG_NET_INTERCEPT_INIT;
   int32_t listener = -1;
@@ -268,6 +301,7 @@ int main(void) {
   nets = turn_nets_on();
   it_can_be_polled();
   functions_decide_and_take();
+  what_is_beyond_the_backlog_is_reset();
   bad_options_are_refused_and_given_up();
   it_ends_with_the_tunnel();
   CHECK_EQ(open_fds(), fds);

@@ -25,7 +25,7 @@ use std::{
     collections::VecDeque,
     io,
     net::SocketAddr,
-    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     sync::{
         Arc, Mutex, RwLock,
         atomic::{AtomicBool, Ordering},
@@ -203,11 +203,9 @@ impl Net {
 
     /// A descriptor for a connection.
     fn descriptor(&self, link: Link) -> Result<OwnedFd> {
-        self.with_pump("cannot make a descriptor", |pump| {
-            above_standard(match link {
-                Link::Tcp(stream) => pump.tcp_descriptor(stream),
-                Link::Udp(flow) => pump.flow_descriptor(flow),
-            }?)
+        self.with_pump("cannot make a descriptor", |pump| match link {
+            Link::Tcp(stream) => above_standard_or_reset(pump, pump.tcp_descriptor(stream)?),
+            Link::Udp(flow) => above_standard(pump.flow_descriptor(flow)?),
         })
     }
 
@@ -256,6 +254,19 @@ impl Net {
                 "descriptor {number} is not a connection of this network, or the connection has ended"
             ))
         })
+    }
+}
+
+/// A descriptor of the same connection that is not the standard input, output or error; without one, the connection is
+/// reset.
+fn above_standard_or_reset(pump: &Pump, descriptor: OwnedFd) -> io::Result<OwnedFd> {
+    match descriptor.as_raw_fd() {
+        // A duplicate is above them.
+        0..3 => descriptor.try_clone().inspect_err(|_| {
+            // An error means that the connection has ended.
+            let _ = pump.reset(descriptor.as_fd());
+        }),
+        _ => Ok(descriptor),
     }
 }
 

@@ -21,10 +21,7 @@ use super::{
     stream::{self, Ours},
     thread::{Handle, Outcome, Scratch, Source},
 };
-use crate::{
-    Notify, TcpListener, TcpStream,
-    copy::{Event, Relay},
-};
+use crate::{Notify, TcpListener, TcpStream, copy::Event};
 
 /// The number of connections that may be passed on before others have their turn.
 const TURN: usize = 64;
@@ -45,7 +42,8 @@ pub struct Accepted {
 ///
 /// # Errors
 /// `WouldBlock`; `ConnectionAborted` when the stack or the pump has ended; `InvalidInput` if it is not such a
-/// descriptor; EMFILE if the process has no more descriptors, in which case the connection is reset.
+/// descriptor; EMFILE if the process has no more descriptors, in which case the connection is reset (closed on Apple's
+/// systems).
 pub fn accept(listener: BorrowedFd<'_>) -> io::Result<Accepted> {
     let mut message = [0; MESSAGE];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -80,6 +78,7 @@ pub fn accept(listener: BorrowedFd<'_>) -> io::Result<Accepted> {
     };
     #[cfg(target_vendor = "apple")]
     rustix::io::fcntl_setfd(&descriptor, rustix::io::FdFlags::CLOEXEC)?;
+    stream::unmark(descriptor.as_fd())?;
     let (local, peer) = message.split_at(ADDRESS);
     Ok(Accepted { descriptor, local: address(local), peer: address(peer) })
 }
@@ -138,7 +137,7 @@ impl Listener {
         let (local, peer) = message.split_at_mut(ADDRESS);
         write_address(addresses.0, local);
         write_address(addresses.1, peer);
-        self.pump.add(Box::new(Relay::new(ours, stream, false)), Some((descriptor.as_fd(), addresses)))?;
+        self.pump.add(Box::new(stream::relay(ours, stream)), Some((descriptor.as_fd(), addresses)))?;
         Ok(Parcel { message, descriptor })
     }
 
@@ -178,7 +177,7 @@ impl Source for Listener {
                         Err(err) if err.kind() == io::ErrorKind::WouldBlock => return Outcome::Wait,
                         Err(_) => return Outcome::Done,
                     };
-                    let pair = match stream::pair() {
+                    let pair = match stream::marked_pair() {
                         Ok(pair) => pair,
                         Err(err) => {
                             tracing::debug!(%err, "a connection waits for a descriptor");
@@ -217,4 +216,12 @@ impl Source for Listener {
     }
 
     fn end(&mut self) {}
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Some(stream) = &self.stream {
+            stream::give_up(stream);
+        }
+    }
 }

@@ -26,7 +26,7 @@ use std::{
 };
 
 use self::{datagram::Datagrams, listener::Listener, thread::Worker, watch::Watch};
-use crate::{TcpListener, TcpStream, UdpFlow, UdpSocket, copy::Relay};
+use crate::{TcpListener, TcpStream, UdpFlow, UdpSocket};
 
 /// A thread, `wg-netpump`, that copies between descriptors and connections. It is started with the first descriptor,
 /// and sleeps while nothing can be copied. Dropping the pump closes all of its descriptors and resets their
@@ -60,8 +60,8 @@ impl Pump {
     /// Errors of the system; the connection is then reset.
     pub fn tcp_descriptor(&self, stream: TcpStream) -> io::Result<OwnedFd> {
         let addresses = (stream.local_addr(), stream.peer_addr());
-        let (ours, app) = stream::pair()?;
-        self.worker.add(Box::new(Relay::new(ours, stream, false)), Some((app.as_fd(), addresses)))?;
+        let (ours, app) = stream::pair().inspect_err(|_| stream::give_up(&stream))?;
+        self.worker.add(Box::new(stream::relay(ours, stream)), Some((app.as_fd(), addresses)))?;
         Ok(app)
     }
 
@@ -99,8 +99,9 @@ impl Pump {
         Ok(app)
     }
 
-    /// Returns a descriptor that is readable when a connection waits, which [`accept`] receives. Closing the descriptor
-    /// closes the listener. A few connections are accepted in advance; the others wait in `listener`.
+    /// Returns a descriptor that is readable when a connection waits, which [`accept`] receives. A few connections are
+    /// accepted in advance; the others wait in `listener`. Closing the descriptor closes the listener, and resets
+    /// connections that wait (those that were accepted in advance are closed on Apple's systems).
     ///
     /// # Errors
     /// Errors of the system.

@@ -3,6 +3,8 @@
 //! A reset must be distinguished from an end. For a Unix stream socket the system reports ECONNRESET only if its other
 //! end is closed with unread bytes. So on Linux our end always keeps one unread byte: [`pair()`] writes the first one,
 //! and [`Side::read`] only peeks at the last byte. An end without a reset removes it ([`Side::finish`]).
+//!
+//! In the same way a connection that is not received from a listener's descriptor is reset: [`marked_pair`].
 
 use std::{
     io::{self, ErrorKind, IoSlice, IoSliceMut},
@@ -19,7 +21,7 @@ use super::{
     thread::{Outcome, Scratch, Source},
 };
 use crate::{
-    Notify,
+    Notify, TcpStream,
     copy::{Event, Relay, Side},
 };
 
@@ -59,6 +61,36 @@ pub(super) fn pair() -> io::Result<(Ours, OwnedFd)> {
         send(&app, &[0], SendFlags::empty())?;
     }
     Ok((Ours { socket, waiting: 0, ended: false }, app))
+}
+
+/// Joins our end of a pair and a connection.
+pub(super) fn relay(ours: Ours, stream: TcpStream) -> Relay<Ours> {
+    Relay::new(ours, stream, false)
+}
+
+/// Resets a connection for which there is no descriptor.
+pub(super) fn give_up(stream: &TcpStream) {
+    // In a child of `fork()` another thread may have held its lock.
+    if !stream.is_forked() {
+        stream.reset();
+    }
+}
+
+/// Creates a pair as [`pair()`] does; if the program's end is closed before [`unmark`], that is a reset.
+pub(super) fn marked_pair() -> io::Result<(Ours, OwnedFd)> {
+    let (ours, app) = pair()?;
+    if KEEPS {
+        send(&ours.socket, &[0], SendFlags::empty())?;
+    }
+    Ok((ours, app))
+}
+
+/// Makes a program's end of [`marked_pair`] one of [`pair()`].
+pub(super) fn unmark(app: BorrowedFd<'_>) -> io::Result<()> {
+    if KEEPS {
+        recv(app, &mut [0; 1][..], RecvFlags::DONTWAIT)?;
+    }
+    Ok(())
 }
 
 impl Side for Ours {

@@ -106,25 +106,44 @@ struct Known {
 }
 
 impl Shared {
-    fn add(&self, source: Box<dyn Source>, addresses: Option<Addresses<'_>>) -> io::Result<()> {
-        let id = addresses.map(|(descriptor, _)| FdId::of(descriptor)).transpose()?;
+    /// Passes a source to the thread. It is ended if that fails.
+    fn add(&self, mut source: Box<dyn Source>, addresses: Option<Addresses<'_>>) -> io::Result<()> {
         // The thread must have the source before it takes the first event of the descriptor: it needs this lock for
         // both.
         let mut state = sync::lock(&self.state);
+        match self.register(&mut state, source.descriptor(), addresses) {
+            Ok((token, id)) => {
+                state.added.push(Added { token, source, id });
+                state.wake(&self.waker);
+                Ok(())
+            }
+            Err(err) => {
+                drop(state);
+                source.end();
+                Err(err)
+            }
+        }
+    }
+
+    fn register(
+        &self,
+        state: &mut State,
+        descriptor: BorrowedFd<'_>,
+        addresses: Option<Addresses<'_>>,
+    ) -> io::Result<(Token, Option<FdId>)> {
+        let id = addresses.map(|(descriptor, _)| FdId::of(descriptor)).transpose()?;
         if state.closed {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
         let token = Token(state.last + 1);
-        let descriptor = source.descriptor().as_raw_fd();
+        let descriptor = descriptor.as_raw_fd();
         self.registry.register(&mut SourceFd(&descriptor), token, Interest::READABLE | Interest::WRITABLE)?;
         state.last = token.0;
         state.descriptors.insert(token, descriptor);
         if let (Some(id), Some((_, addresses))) = (id, addresses) {
             state.known.insert(id, Known { token, addresses });
         }
-        state.added.push(Added { token, source, id });
-        state.wake(&self.waker);
-        Ok(())
+        Ok((token, id))
     }
 }
 
@@ -206,11 +225,14 @@ impl Worker {
         Handle(self.shared.clone())
     }
 
-    pub(super) fn add(&self, source: Box<dyn Source>, addresses: Option<Addresses<'_>>) -> io::Result<()> {
+    pub(super) fn add(&self, mut source: Box<dyn Source>, addresses: Option<Addresses<'_>>) -> io::Result<()> {
         if self.process != std::process::id() {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "the pump was made before a fork()"));
         }
-        self.begin()?;
+        if let Err(err) = self.begin() {
+            source.end();
+            return Err(err);
+        }
         self.shared.add(source, addresses)
     }
 

@@ -138,7 +138,7 @@ impl Netstack {
     }
 
     /// Listens on a port of one own address, or of all with an unspecified one (`[::]`: both families). Port 0: a free
-    /// port.
+    /// port. While `backlog` connections (at least 1) wait to be accepted, others get no answer; peers try again.
     ///
     /// # Errors
     /// `AddrInUse`, `AddrNotAvailable`.

@@ -5,9 +5,9 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd, OwnedFd},
 };
 
-use super::{Listening, Net, intercept::connection, wait::Limit};
+use super::{Listening, Net, above_standard_or_reset, intercept::connection, wait::Limit};
 use crate::{
-    plumbing::fd::{above_standard, check_open},
+    plumbing::fd::check_open,
     types::net::{WG_NET_TCP, wg_net_connection_t},
 };
 use wg_embed::{
@@ -80,8 +80,8 @@ impl Net {
         };
         match accepted {
             Ok(accepted) => {
-                let fd = above_standard(accepted.descriptor);
-                let fd = fd.map_err(|err| Error::io("cannot make a descriptor", err))?;
+                let number = |pump: &_| above_standard_or_reset(pump, accepted.descriptor);
+                let fd = self.with_pump("cannot make a descriptor", number)?;
                 Ok(Some((fd, connection(WG_NET_TCP, accepted.local, accepted.peer))))
             }
             Err(err) if err.kind() == io::ErrorKind::WouldBlock => Ok(None),

@@ -21,6 +21,15 @@ pub(super) enum Link {
     Udp(UdpFlow),
 }
 
+impl Link {
+    /// Ends it, as there is no room or descriptor for it: a connection is reset.
+    pub(super) fn give_up(self) {
+        if let Self::Tcp(stream) = self {
+            stream.reset();
+        }
+    }
+}
+
 /// A connection that the app has not accepted yet.
 pub(super) struct Arrived {
     pub(super) link: Link,
@@ -127,7 +136,7 @@ impl Inbox {
         if state.waiting.len() >= self.backlog || state.is_gone() || state.waiting.try_reserve(1).is_err() {
             // Without the lock: the stack sends now.
             drop(state);
-            return drop(arrived);
+            return arrived.link.give_up();
         }
         if state.waiting.is_empty()
             && let Some(signal) = &state.signal
@@ -157,13 +166,14 @@ impl Inbox {
     /// Ends it: the app's descriptor sees the end, what waits is given up, and the port is free.
     pub(super) fn close(&self) {
         let mut state = self.state();
-        let ended = (std::mem::take(&mut state.waiting), state.signal.take(), state.port.take());
+        let (waiting, signal, port) = (std::mem::take(&mut state.waiting), state.signal.take(), state.port.take());
         drop(state);
-        if let Some(signal) = &ended.1 {
+        if let Some(signal) = signal {
             // The pump may hold a duplicate, so it is shut down. An error means that the app has closed its end.
-            let _ = SockRef::from(&**signal).shutdown(Shutdown::Both);
+            let _ = SockRef::from(&*signal).shutdown(Shutdown::Both);
         }
-        drop(ended);
+        waiting.into_iter().for_each(|arrived| arrived.link.give_up());
+        drop(port);
     }
 }
 

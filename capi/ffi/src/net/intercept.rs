@@ -3,7 +3,7 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::{IntoRawFd, OwnedFd},
+    os::fd::{AsFd, IntoRawFd, OwnedFd},
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -184,7 +184,7 @@ impl Net {
         }
     }
 
-    /// Passes an established connection to the app. Without room it is dropped.
+    /// Passes an established connection to the app. Without room it is reset.
     fn deliver(&self, link: Link) {
         let connection = match &link {
             Link::Tcp(stream) => connection(WG_NET_TCP, stream.local_addr(), stream.peer_addr()),
@@ -207,6 +207,10 @@ impl Net {
                 unsafe { take(user, self.handle, &raw const connection, fd.into_raw_fd()) };
             }
         });
+        if let Some(fd) = fd {
+            // The interception has ended. An error means that the connection has, too.
+            let _ = self.with_pump("cannot reset a connection", |pump| pump.reset(fd.as_fd()));
+        }
     }
 
     fn inbox_of(&self, purpose: Purpose) -> Option<Arc<Inbox>> {

@@ -168,7 +168,7 @@ pub struct wg_net_intercept_t {
     /// or 0 for 60,000.
     pub hold_ms: u32,
     /// The largest number of connections that wait for wg_net_accept(), or 0 for 128. Further TCP connections are
-    /// refused, datagrams of further UDP flows are dropped.
+    /// refused, or reset if their handshakes were complete; datagrams of further UDP flows are dropped.
     pub backlog: u32,
     /// Bitwise OR of wg_net_intercept_flags_t, or 0.
     pub flags: u32,
