@@ -244,6 +244,11 @@ impl TcpStream {
         self.change(|state, now| state.connection.set_keepalive(idle, now));
     }
 
+    /// Enables keepalive with this idle time unless it is enabled.
+    pub(crate) fn set_default_keepalive(&self, idle: Duration) {
+        self.change(|state, now| state.connection.set_default_keepalive(idle, now));
+    }
+
     /// Sets how long sent data or probes may remain unacknowledged; `None` is the default (about 15 min of retries).
     pub fn set_user_timeout(&self, timeout: Option<Duration>) {
         self.change(|state, _| state.connection.set_user_timeout(timeout));

@@ -13,10 +13,13 @@ use std::{
 };
 
 use common::{
-    kind, pattern,
+    World, kind, pattern,
     pumps::{LIMIT, pumps, read_all, stream, until},
 };
-use wg_embed_netstack::{TcpStream, pump::accept};
+use wg_embed_netstack::{
+    TcpStream,
+    pump::{Pump, accept},
+};
 
 #[test]
 fn what_was_written_arrives_after_a_close() {
@@ -159,6 +162,27 @@ fn a_failure_after_the_end_is_seen_by_poll() {
     assert_eq!(read_all(&client).unwrap(), b"");
     assert_eq!(kind((&client).write(b"x")), ErrorKind::BrokenPipe);
     until("it is over", || pumps.pump_a.is_empty());
+}
+
+#[test]
+fn a_peer_that_is_gone_ends_an_idle_connection() {
+    let second = Duration::from_secs(1);
+    for (own, idle, probes) in [(None, 300 * second, 9 * 30 * second), (Some(10 * second), 10 * second, 9 * second)] {
+        let world = World::new();
+        let (client, _server) = world.connect();
+        client.set_keepalive(own);
+        let pump = Pump::new().unwrap();
+        let client = stream(pump.tcp_descriptor(client).unwrap());
+        // It answers.
+        world.pass_coarsely(2 * (idle + probes));
+        world.path.lock().unwrap().loss = 1000;
+        // The last probe may have been answered so long ago.
+        world.pass_coarsely(probes - second);
+        assert_eq!(world.a.stack.stats().connections, 1);
+        world.pass_coarsely(idle + 2 * second);
+        until("it is over", || pump.is_empty());
+        assert!(!read_all(&client).is_ok_and(|bytes| !bytes.is_empty()));
+    }
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]

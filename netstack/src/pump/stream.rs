@@ -10,6 +10,7 @@ use std::{
     io::{self, ErrorKind, IoSlice, IoSliceMut},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Arc,
+    time::Duration,
 };
 
 use rustix::net::{
@@ -27,6 +28,9 @@ use crate::{
 
 /// Whether a byte is kept unread.
 const KEEPS: bool = cfg!(any(target_os = "linux", target_os = "android"));
+
+/// The idle time after which a peer is probed: a program has no socket option for it.
+const KEEPALIVE: Duration = Duration::from_secs(300);
 
 /// Our end of a pair.
 pub(super) struct Ours {
@@ -65,6 +69,7 @@ pub(super) fn pair() -> io::Result<(Ours, OwnedFd)> {
 
 /// Joins our end of a pair and a connection.
 pub(super) fn relay(ours: Ours, stream: TcpStream) -> Relay<Ours> {
+    stream.set_default_keepalive(KEEPALIVE);
     Relay::new(ours, stream, false)
 }
 

@@ -243,6 +243,13 @@ impl Connection {
         }
     }
 
+    /// Sets the idle time before keepalive probes unless it is set.
+    pub(crate) fn set_default_keepalive(&mut self, idle: Duration, now: Instant) {
+        if self.keepalive.is_none() {
+            self.set_keepalive(Some(idle), now);
+        }
+    }
+
     /// Sets the time limit for unacknowledged data.
     pub(crate) fn set_user_timeout(&mut self, timeout: Option<Duration>) {
         self.user_timeout = timeout;
