@@ -103,9 +103,17 @@ fn addresses_and_ports_in_time_wait_are_used_again() {
                 let listener = link.stack_listener(family);
                 let at = SocketAddr::new(KERNEL[family].parse().unwrap(), 4001 + u16::from(timestamps == "0"));
                 for round in 0..10 {
-                    let socket = bound(&link, at);
-                    socket.connect_timeout(&listener.local_addr().into(), LIMIT).unwrap();
-                    let mut theirs = patient(socket.into());
+                    let mut dialled = None;
+                    // Until the last ACK has arrived, the kernel's former connection has the same addresses and ports.
+                    eventually("the kernel dials", || {
+                        let socket = bound(&link, at);
+                        match socket.connect_timeout(&listener.local_addr().into(), LIMIT) {
+                            Err(err) if err.kind() == ErrorKind::AddrNotAvailable => {}
+                            result => dialled = Some(result.map(|()| socket)),
+                        }
+                        dialled.is_some()
+                    });
+                    let mut theirs = patient(dialled.unwrap().unwrap().into());
                     let mut ours = patient_stream(listener.accept(Some(LIMIT)).unwrap());
                     ours.write_all(&pattern(round)).unwrap();
                     // The stack ends first, so it is the one that waits.
