@@ -379,9 +379,19 @@ impl Connection {
         }
     }
 
-    /// Handles that no more data is sent or received.
+    /// Handles that no more data is sent or received. If written data is lost, the peer gets a RST, as a FIN would make
+    /// what it has received look complete.
     fn over(&self) {
-        let carrier = lock(&self.state).carrier.take();
+        let (carrier, is_cut_off) = {
+            let mut state = lock(&self.state);
+            let is_cut_off = state.backlog_bytes > 0 || self.info.manner == Manner::Legacy && !state.eof;
+            (state.carrier.take(), is_cut_off)
+        };
+        if let Some(Carrier::Tcp(stream)) = &carrier
+            && is_cut_off
+        {
+            stream.reset();
+        }
         Self::let_go(carrier);
         self.bridge.forget(self.key());
     }

@@ -152,6 +152,38 @@ def test_what_was_written_is_delivered_after_the_handler(interface: Interface) -
     run(main())
 
 
+@pytest.mark.ours_only("its threads raise exceptions")
+@pytest.mark.parametrize("is_dropped", [False, True])
+def test_data_that_a_closed_loop_leaves_unsent_end_with_a_reset(interface: Interface, is_dropped: bool) -> None:
+    """The peer, on a loop of its own, must not take the part that it has received for all of it."""
+    sent = bytes(32 << 20)
+    kept: list[Any] = []
+    written: list[bool] = []
+
+    async def handler(stream: Any) -> None:
+        stream.write(sent)
+        if interface.name == "legacy":
+            stream.write_eof()
+        if not is_dropped:
+            kept.append(stream)
+        written.append(True)
+
+    async def begin() -> Any:
+        return await interface.start(handler)
+
+    ours, theirs = asyncio.new_event_loop(), asyncio.new_event_loop()
+    server = ours.run_until_complete(begin())
+    with client(server.getsockname()[1]) as tunnel:
+        reader, writer = theirs.run_until_complete(soon(tunnel.net.dial("10.0.0.42:5", timeout=PATIENCE)))
+        ours.run_until_complete(until(lambda: written))
+        ours.close()
+        with pytest.raises(ConnectionResetError):
+            theirs.run_until_complete(soon(reader.read()))
+        writer.transport.abort()
+    server.close()
+    theirs.close()
+
+
 class Sub(bytes):
     pass
 

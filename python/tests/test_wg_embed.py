@@ -243,6 +243,30 @@ def test_streams(host: str, size: int) -> None:
     run(main())
 
 
+def test_data_that_a_closed_loop_leaves_unsent_end_with_a_reset() -> None:
+    sent = bytes(32 << 20)
+    written: list[bool] = []
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(sent)
+        writer.close()
+        written.append(True)
+
+    ours, theirs = asyncio.new_event_loop(), asyncio.new_event_loop()
+    server, tunnel = pair()
+    with server, tunnel:
+        listening = ours.run_until_complete(server.net.serve(handler, 80))
+        reader, writer = theirs.run_until_complete(soon(tunnel.net.dial("10.0.0.2:80", timeout=PATIENCE)))
+        ours.run_until_complete(until(lambda: written))
+        ours.close()
+        del listening
+        gc.collect()
+        with pytest.raises(ConnectionResetError):
+            theirs.run_until_complete(soon(reader.read()))
+        writer.transport.abort()
+    theirs.close()
+
+
 def test_lines_and_exact_reads() -> None:
     async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"hello " + await reader.readline())

@@ -20,6 +20,8 @@ class TcpTransport(asyncio.Transport):
 
     # With this, loop.start_tls() takes it.
     _start_tls_compatible = True
+    # For `__del__` if `__init__` fails.
+    _buffered = 0
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, connection: _native.Tcp, protocol: asyncio.BaseProtocol
@@ -29,7 +31,6 @@ class TcpTransport(asyncio.Transport):
         self._connection = connection
         self._protocol = protocol
         self._buffer: deque[bytes] = deque()
-        self._buffered = 0
         self._offset = 0
         self._high = 64 * 1024
         self._low = 16 * 1024
@@ -250,6 +251,11 @@ class TcpTransport(asyncio.Transport):
                 pass  # It is closed, or was reset.
         connection.close()
         self._protocol.connection_lost(cast(Optional[Exception], error))
+
+    def __del__(self) -> None:
+        # Its loop was closed before it was: a FIN would make what has been sent look complete.
+        if self._buffered and not self._lost:
+            self._connection.reset()
 
     def __repr__(self) -> str:
         state = "closed" if self._lost else "closing" if self._closing else "open"
