@@ -2798,10 +2798,10 @@ int32_t wg_resolve_system(void *user, const char *host, struct wg_address_t *add
  * and the end of either direction leaves the other one open. If the connection fails or the peer resets it, write()
  * fails, and read() fails with ECONNRESET after the data that had arrived (on Linux and Android; elsewhere, and after
  * the peer's end, it returns 0). A peer without traffic for 300 s is probed (keepalive); the connection fails if nine
- * probes, 30 s apart, are not answered. Closing the descriptor sends the written data, for at most 60 s, and then ends
- * the connection, by a RST if there are unread data. For UDP it is a SOCK_SEQPACKET (on Apple's systems SOCK_DGRAM):
- * each send() is one datagram, and each recv() returns one; 0 is the end or an empty datagram. Datagrams that arrive
- * while its buffers are full are dropped. ICMP errors are not reported.
+ * probes, 30 s apart, are not answered. Closing the descriptor sends the written data, as long as some are accepted
+ * within 60 s, and then ends the connection, by a RST if there are unread data. For UDP it is a SOCK_SEQPACKET (on
+ * Apple's systems SOCK_DGRAM): each send() is one datagram, and each recv() returns one; 0 is the end or an empty
+ * datagram. Datagrams that arrive while its buffers are full are dropped. ICMP errors are not reported.
  *
  * The descriptor is blocking, is closed by exec(), and is not below 3. It has no socket options of the IP and TCP
  * levels; use wg_net_reset() in place of SO_LINGER. SIGPIPE is raised as on any socket: use MSG_NOSIGNAL.

@@ -39,7 +39,8 @@ pub struct Options {
     /// The maximum number of open connections; at the limit new ones are refused. The number of half-open ones is
     /// limited separately, to 8192 or less.
     pub max_connections: usize,
-    /// How long a connection that its program has dropped may take to deliver written data.
+    /// The time after which a connection that its program has dropped is reset, if written data are left and none have
+    /// been acknowledged.
     pub linger: Duration,
     /// The source of time.
     pub clock: Arc<dyn Clock>,

@@ -18,8 +18,9 @@ use crate::{
 
 /// A TCP connection through the tunnel. Any thread may use it; `Read` and `Write` are implemented for `&TcpStream`.
 ///
-/// When it is dropped, written data are still delivered, within the stack's `linger`, followed by a FIN; if received
-/// data were not read, it is reset, as the kernel's sockets are.
+/// When it is dropped, written data are still delivered, followed by a FIN; it is reset when some are left and none
+/// have been acknowledged for the stack's `linger`. If received data were not read, it is reset at once, as the
+/// kernel's sockets are.
 ///
 /// ```
 /// use std::{io::{Read, Write}, net::Shutdown, time::Duration};
@@ -171,7 +172,8 @@ impl TcpStream {
         self.change(|state, now| state.connection.reset(now));
     }
 
-    /// Closes the connection with a RST after the written data have arrived, or after the stack's `linger`.
+    /// Closes the connection with a RST after the written data have arrived, or when none have been acknowledged for
+    /// the stack's `linger`.
     pub fn close_with_reset(&self) {
         let linger = self.shared.options.linger;
         self.change(|state, now| {
@@ -180,7 +182,7 @@ impl TcpStream {
         });
     }
 
-    /// Sets that the connection is reset after the stack's `linger` unless it has ended by then, as if the stream were
+    /// Sets that the connection is reset after the stack's `linger` without an acknowledgement, as if the stream were
     /// dropped now; it can still be used until then.
     pub(crate) fn reset_after_linger(&self) {
         let linger = self.shared.options.linger;

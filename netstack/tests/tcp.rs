@@ -206,6 +206,32 @@ fn a_dropped_stream_does_not_linger_for_ever() {
 }
 
 #[test]
+fn a_dropped_stream_lingers_as_long_as_the_other_side_takes_data() {
+    let options = |a: &mut wg_embed_netstack::Options| {
+        (a.linger, a.send_buffer) = (Duration::from_secs(5), 1 << 20);
+    };
+    let world = World::with(options, |b| b.receive_buffer = 64 << 10);
+    let (client, server) = world.connect();
+    let (data, mut buffer) = (vec![1; 1 << 20], vec![0; 8 << 10]);
+    let (mut written, mut taken, mut times) = (0, 0, 0);
+    while let Ok(count) = client.try_write(&data) {
+        written += count;
+    }
+    drop(client);
+    while taken < written {
+        world.pass_coarsely(4 * SECOND);
+        (taken, times) = (taken + server.try_read(&mut buffer).unwrap(), times + 1);
+    }
+    assert!(times > 4, "{written} bytes took only {times} reads");
+    // All has arrived: it waits longer for the other side's end, which sees no reset.
+    world.pass_coarsely(30 * SECOND);
+    assert_eq!(world.a.stack.stats().connections, 1);
+    assert_eq!(server.try_read(&mut buffer).unwrap(), 0);
+    world.pass_coarsely(40 * SECOND);
+    assert!(world.a.is_empty());
+}
+
+#[test]
 fn a_stream_that_ends_with_a_reset_does_not_linger_while_it_is_held() {
     let world = World::with(|a| a.linger = Duration::from_secs(5), |_| {});
     let (client, server) = world.connect();

@@ -13,16 +13,16 @@ pub(crate) const LINGER: Duration = Duration::from_secs(60);
 
 /// A connection that its program has dropped and that has not ended.
 pub(crate) trait Lingering: Send + Sync {
-    /// The number of bytes that the stack has not accepted yet; 0 while only the other side's end is awaited.
-    fn unsent(&self) -> usize;
+    /// The number of bytes that the other side has not acknowledged yet; 0 while only its end is awaited.
+    fn undelivered(&self) -> usize;
     /// Ends it.
     fn give_up(&self);
 }
 
 struct Lingerer {
     connection: Arc<dyn Lingering>,
-    /// The number of unsent bytes at the last check.
-    unsent: usize,
+    /// The number of undelivered bytes at the last check.
+    undelivered: usize,
     /// The time at which it is ended without progress: a peer may acknowledge probes and never accept data.
     until: Instant,
 }
@@ -33,7 +33,8 @@ pub(crate) struct Lingerers(Mutex<HashMap<usize, Lingerer>>);
 
 impl Lingerers {
     pub(crate) fn insert(&self, key: usize, connection: Arc<dyn Lingering>) {
-        let lingerer = Lingerer { unsent: connection.unsent(), connection, until: Instant::now() + LINGER };
+        let undelivered = connection.undelivered();
+        let lingerer = Lingerer { undelivered, connection, until: Instant::now() + LINGER };
         lock(&self.0).insert(key, lingerer);
     }
 
@@ -51,9 +52,9 @@ impl Lingerers {
         let now = Instant::now();
         let all: Vec<_> = lock(&self.0).iter().map(|(key, one)| (*key, one.connection.clone())).collect();
         for (key, connection) in all {
-            let unsent = connection.unsent();
+            let undelivered = connection.undelivered();
             let is_late = lock(&self.0).get_mut(&key).is_some_and(|lingerer| {
-                if std::mem::replace(&mut lingerer.unsent, unsent) != unsent {
+                if std::mem::replace(&mut lingerer.undelivered, undelivered) != undelivered {
                     lingerer.until = now + LINGER;
                 }
                 lingerer.until <= now

@@ -52,9 +52,9 @@ impl Pump {
     /// accepts data.
     ///
     /// Closing it sends the written data, and then a FIN; if data were left unread, a RST once the written data have
-    /// arrived. After the stack's `linger` the connection is reset, and data that have not arrived are lost. If the
-    /// peer resets the connection, or it fails, writing fails, and reading ends with ECONNRESET after the received data
-    /// on Linux and Android; on other systems, and after the peer's FIN, reading ends.
+    /// arrived. If none are acknowledged for the stack's `linger`, the connection is reset, and the rest is lost. If
+    /// the peer resets the connection, or it fails, writing fails, and reading ends with ECONNRESET after the received
+    /// data on Linux and Android; on other systems, and after the peer's FIN, reading ends.
     ///
     /// Unless `stream` has keepalive already, the peer is probed after 300 s without traffic, and the connection fails
     /// if nine probes, 30 s apart, are not answered.

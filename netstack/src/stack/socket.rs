@@ -56,13 +56,20 @@ pub(crate) struct State {
     gone: bool,
     /// Whether it is in the ready list, or about to be added.
     queued: bool,
-    /// When it is reset: its program has dropped it, closed it with a reset, or closed the descriptor that it is copied
-    /// to.
-    orphan_until: Option<Instant>,
+    /// Set if its program has dropped it, closed it with a reset, or closed the descriptor that it is copied to.
+    orphan: Option<Orphan>,
     /// Its position in the queue for memory.
     pub(super) starved: Option<u64>,
     /// The earliest next run of its timers.
     not_before: Instant,
+}
+
+/// A connection whose written data is still delivered, as long as the other side takes some.
+struct Orphan {
+    /// When it is reset.
+    until: Instant,
+    /// The number of bytes that were not acknowledged after the last change.
+    unacknowledged: usize,
 }
 
 /// Sends a segment: the source of its headers, its header, and its payload in two parts. Returns false if there is no
@@ -85,7 +92,7 @@ impl TcpSocket {
                 aborted: false,
                 gone: false,
                 queued: false,
-                orphan_until: None,
+                orphan: None,
                 starved: None,
                 not_before: Instant::default(),
             }),
@@ -122,6 +129,7 @@ impl TcpSocket {
         now: Instant,
     ) {
         if !state.gone {
+            state.extend_linger(now + shared.options.linger);
             if !sends && state.connection.is_closed() {
                 state.gone = true;
                 shared.tcp.forget(shared, self, state.connection.time_wait(), now);
@@ -308,9 +316,19 @@ impl State {
         if self.aborted { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
     }
 
-    /// Sets that it is reset at `at` unless it has ended by then; an earlier time remains.
+    /// Sets that it is reset at `at` unless its data have been delivered by then, or some; an earlier time remains.
     pub(crate) fn reset_after(&mut self, at: Instant) {
-        self.orphan_until.get_or_insert(at);
+        self.orphan.get_or_insert(Orphan { until: at, unacknowledged: self.connection.unacknowledged() });
+    }
+
+    /// Postpones the reset to `at` if the other side has acknowledged more data.
+    fn extend_linger(&mut self, at: Instant) {
+        if let Some(orphan) = &mut self.orphan {
+            let before = std::mem::replace(&mut orphan.unacknowledged, self.connection.unacknowledged());
+            if orphan.unacknowledged < before {
+                orphan.until = at;
+            }
+        }
     }
 
     /// Returns whether reading does not wait.
@@ -330,7 +348,7 @@ impl State {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        match (self.connection.deadline(), self.orphan_until) {
+        match (self.connection.deadline(), self.orphan.as_ref().map(|orphan| orphan.until)) {
             (Some(one), Some(two)) => Some(one.min(two)),
             (one, two) => one.or(two),
         }
@@ -347,8 +365,8 @@ impl Timed for TcpSocket {
         if state.gone {
             return;
         }
-        if state.orphan_until.is_some_and(|until| until <= now) {
-            state.orphan_until = None;
+        // A RST after the FIN has arrived could make complete data look cut off; a timer of the connection ends it.
+        if state.orphan.take_if(|orphan| orphan.until <= now).is_some() && !state.connection.is_delivered() {
             state.connection.reset(now);
         }
         state.connection.run_timers(now);

@@ -141,9 +141,8 @@ impl Ready for Connection {
 }
 
 impl Lingering for Connection {
-    fn unsent(&self) -> usize {
-        let state = lock(&self.state);
-        if state.fin_sent { 0 } else { state.backlog_bytes.saturating_add(1) }
+    fn undelivered(&self) -> usize {
+        lock(&self.state).undelivered()
     }
 
     fn give_up(&self) {

@@ -120,6 +120,16 @@ impl State {
         self.backlog_bytes = 0;
     }
 
+    /// Returns the number of bytes that wait here, or in the stack for their acknowledgement. The stack asks for more
+    /// only when a good part of its buffer is free, which takes minutes if the other side is slow.
+    pub(super) fn undelivered(&self) -> usize {
+        let unacknowledged = match &self.carrier {
+            Some(Carrier::Tcp(stream)) => stream.unacknowledged(),
+            _ => 0,
+        };
+        self.backlog_bytes.saturating_add(unacknowledged)
+    }
+
     pub(super) fn is_waited_for(&self) -> bool {
         !self.reads.is_empty() || !self.drains.is_empty()
     }
