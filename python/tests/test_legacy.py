@@ -7,12 +7,14 @@ import base64
 import gc
 import importlib
 import inspect
+import shutil
 import socket
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-from support import Session, run, soon, start_legacy, until
+from support import Session, run, script, soon, start_legacy, until
 
 import wg_embed
 
@@ -46,6 +48,27 @@ def test_the_module_has_these_names(legacy: ModuleType) -> None:
         "close",
         "wait_closed",
     }
+
+
+@pytest.mark.ours_only("it is itself")
+def test_what_the_original_has_left_is_not_imported(legacy: ModuleType, tmp_path: Path) -> None:
+    """Both packages install into one directory, and Python prefers extension modules to other files."""
+    assert legacy.__file__ is not None
+    package = tmp_path / legacy.__name__
+    shutil.copytree(Path(legacy.__file__).parent, package)
+    (package / "mitmproxy_wireguard.abi3.so").write_text("that of the original")
+    code = """
+import importlib, sys
+sys.path.insert(0, sys.argv[1])
+import mitmproxy_wireguard
+import mitmproxy_wireguard.mitmproxy_wireguard as extension
+import wg_embed._native
+assert mitmproxy_wireguard.__file__.startswith(sys.argv[1])
+assert extension is mitmproxy_wireguard.mitmproxy_wireguard is importlib.import_module(extension.__name__)
+assert extension.Server is mitmproxy_wireguard.Server is wg_embed._native.Server
+"""
+    ended = script(code, str(tmp_path))
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_keys(legacy: ModuleType) -> None:

@@ -1,0 +1,3 @@
+from . import Server, TcpStream, genkey, pubkey, start_server
+
+__all__ = ["Server", "TcpStream", "genkey", "pubkey", "start_server"]
