@@ -51,7 +51,7 @@ impl<T> Held<T> {
         if self.process.is_current() { lock(&self.value).take() } else { None }
     }
 
-    /// Takes out the value, to be converted to another object.
+    /// Takes out the value, to be converted to another object. The callback is called a last time, and finds it closed.
     ///
     /// # Errors
     /// `OSError` with EBADF if it is closed, with EBUSY if a thread waits for it: it stays unchanged then.
@@ -65,6 +65,7 @@ impl<T> Held<T> {
         })?;
         drop(held);
         forget_notify(&value);
+        self.callback.tell();
         Ok(value)
     }
 

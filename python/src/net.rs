@@ -9,7 +9,7 @@ use std::{
 };
 
 use pyo3::{
-    exceptions::PyValueError,
+    exceptions::{PyOSError, PyValueError},
     prelude::*,
     types::{PyBytes, PyTuple},
 };
@@ -371,8 +371,11 @@ waitable!(NativeUdp {
         Ok(now(self.0.get()?.try_send(&data, to)).map_err(io_error)?.is_some())
     }
 
-    /// A descriptor of the socket, which it takes the place of. Only if it is connected.
+    /// A descriptor of the socket, which it takes the place of. Only if it is connected: its datagrams have no address.
     fn detach(&self) -> PyResult<i32> {
+        if self.0.get()?.peer_addr().is_none() {
+            return Err(PyOSError::new_err((libc::ENOTCONN, "it is not connected")));
+        }
         let socket = self.0.take_alone(|socket| socket.set_notify(None))?;
         Ok(pump()?.0.udp_descriptor(socket).map_err(io_error)?.into_raw_fd())
     }

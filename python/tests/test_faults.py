@@ -286,6 +286,49 @@ def test_closing_a_socket_ends_what_waits_for_it() -> None:
     run(main())
 
 
+def test_only_a_connected_socket_is_detached() -> None:
+    async def main() -> None:
+        server, tunnel = pair()
+        async with server, tunnel:
+            with server.net.udp(53) as there:
+                with pytest.raises(OSError) as caught:
+                    there.detach()
+                assert caught.value.errno == errno.ENOTCONN
+                here = tunnel.net.udp(remote=("10.0.0.2", 53))
+                here.send(b"question")
+                question, sender = await soon(there.receive())
+                assert question == b"question"
+
+                waiting = asyncio.ensure_future(here.receive())
+                await until(lambda: here._readers)
+                with here.detach() as connected:
+                    with pytest.raises(OSError) as caught:
+                        await soon(waiting)
+                    assert caught.value.errno == errno.EBADF
+                    there.send(b"answer", sender)
+                    connected.settimeout(PATIENCE)
+                    loop = asyncio.get_running_loop()
+                    assert await loop.run_in_executor(None, connected.recv, 100) == b"answer"
+
+    run(main())
+
+
+def test_a_stream_whose_connection_is_detached_fails() -> None:
+    async def main() -> None:
+        server, tunnel = pair()
+        async with server, tunnel:
+            await server.net.serve(echo, 80)
+            reader, writer = await soon(tunnel.net.dial("10.0.0.2:80"))
+            waiting = asyncio.ensure_future(reader.read())
+            await asyncio.sleep(0)
+            socket.socket(fileno=writer.get_extra_info("wg_embed").detach()).close()
+            with pytest.raises(OSError) as caught:
+                await soon(waiting)
+            assert caught.value.errno == errno.EBADF
+
+    run(main())
+
+
 def test_callbacks_that_raise_end_no_server(caplog: pytest.LogCaptureFixture) -> None:
     class Raises(asyncio.Protocol):
         def __init__(self, where: str) -> None:

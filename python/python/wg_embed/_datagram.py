@@ -83,8 +83,11 @@ class DatagramSocket(Closing):
 
     def detach(self) -> socket.socket:
         """
-        A socket of the system in place of this one, which must be connected; `send` and `recv` keep the borders of
-        datagrams. See `Network.connect`.
+        Returns a socket of the system in place of this one, which must be connected; `send` and `recv` keep the borders
+        of datagrams. See `Network.connect`. A `receive` that waits raises `OSError` with EBADF, as all later calls.
+
+        Raises `OSError`: ENOTCONN if it is not connected, EBUSY while a thread waits for a datagram; it stays unchanged
+        then.
         """
         return socket.socket(fileno=self._native.detach())
 
