@@ -668,6 +668,38 @@ def test_a_network_keeps_its_tunnel() -> None:
     tunnel.close()
 
 
+def test_datagrams_that_have_come_leave_the_loop_its_turn() -> None:
+    async def main() -> None:
+        async with two() as (server, tunnel):
+            with server.net.udp(53) as there, tunnel.net.udp(remote=("10.0.0.2", 53)) as here:
+                await tunnel.net.ping("10.0.0.2", timeout=PATIENCE)
+                before = server.net.stats()["packets_in"]
+                for number in range(100):
+                    here.send(b"%d" % number)
+                await until(lambda: server.net.stats()["packets_in"] - before >= 100)
+                received: list[bytes] = []
+                seen: list[int] = []
+                asyncio.get_running_loop().call_soon(lambda: seen.append(len(received)))
+
+                async def receive() -> None:
+                    received.append((await there.receive())[0])
+
+                for _ in range(50):
+                    await receive()
+                assert seen and seen[0] < 50
+                # A call that is cancelled while the loop has its turn takes nothing.
+                for _ in range(20):
+                    task = asyncio.ensure_future(receive())
+                    await asyncio.sleep(0)
+                    task.cancel()
+                    await asyncio.wait([task])
+                while len(received) < 100:
+                    await soon(receive())
+                assert received == [b"%d" % number for number in range(100)]
+
+    run(main())
+
+
 def test_a_cancelled_wait_for_a_datagram_leaves_nothing() -> None:
     async def main() -> None:
         async with two() as (_, tunnel):

@@ -11,6 +11,9 @@ from ._closing import Closing
 from ._errors import timed_out
 from ._server import Address
 
+# The number of datagrams that are returned at once, one after another, before the loop gets its turn.
+_AT_ONCE = 16
+
 _Bytes = Union[bytes, bytearray, memoryview]
 
 
@@ -23,6 +26,7 @@ class DatagramSocket(Closing):
         self._peer = native.peer()
         self._readers: list[asyncio.Future[None]] = []
         self._waiting = 0
+        self._at_once = 0
 
     @property
     def address(self) -> Address:
@@ -45,9 +49,14 @@ class DatagramSocket(Closing):
 
     async def receive(self) -> tuple[bytes, Address]:
         """The next datagram and its sender. A cancelled call takes nothing."""
+        if self._at_once >= _AT_ONCE:
+            self._at_once = 0
+            await asyncio.sleep(0)
         received = self._native.receive()
         if received is not None:
+            self._at_once += 1
             return received
+        self._at_once = 0
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         self._waiting += 1
