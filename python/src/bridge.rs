@@ -287,8 +287,9 @@ impl Bridge {
 
 /// Ends the bridges of closed loops, which may still be referenced, for example by the frames of an exception.
 fn end_closed_loops(loops: &Bound<'_, PyAny>) -> PyResult<()> {
-    for drainer in loops.call_method0("values")?.try_iter()?.collect::<PyResult<Vec<_>>>()? {
-        if let Ok(drainer) = drainer.cast_into::<Drainer>() {
+    // Not `values`, which fails if another thread adds a loop meanwhile.
+    for reference in loops.call_method0("valuerefs")?.try_iter()? {
+        if let Ok(drainer) = reference?.call0()?.cast_into::<Drainer>() {
             let this = drainer.get();
             if !this.process.is_current() {
                 continue;

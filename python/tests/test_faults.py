@@ -482,6 +482,42 @@ def test_two_loops_in_two_threads_with_a_tunnel_each() -> None:
     assert not failures
 
 
+def test_loops_begin_in_several_threads_at_once() -> None:
+    """Each looks at all others, whose number changes meanwhile."""
+    server, tunnel = pair()
+    failures: list[BaseException] = []
+
+    async def watch() -> None:
+        with server.net.udp() as udp:
+            udp._native.watch(lambda: None)
+
+    def begin() -> None:
+        try:
+            for _ in range(100):
+                asyncio.run(watch())
+        except BaseException as error:
+            failures.append(error)
+
+    interval = sys.getswitchinterval()
+    kept = [asyncio.new_event_loop() for _ in range(30)]
+    with server, tunnel:
+        sys.setswitchinterval(1e-6)
+        try:
+            for loop in kept:
+                loop.run_until_complete(watch())
+            threads = [threading.Thread(target=begin) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(2 * PATIENCE)
+                assert not thread.is_alive()
+        finally:
+            sys.setswitchinterval(interval)
+            for loop in kept:
+                loop.close()
+    assert not failures
+
+
 def test_threads_and_a_loop_use_one_tunnel_at_once() -> None:
     """The interpreter is never held while a lock of the network is waited for: all of this would stop."""
     server, tunnel = pair()
