@@ -116,6 +116,17 @@ fn duplicate(fd: i32) -> std::io::Result<OwnedFd> {
     unsafe { BorrowedFd::borrow_raw(fd) }.as_fd().try_clone_to_owned()
 }
 
+/// Creates a TUN device with this MTU. One that its owner has made persistent needs no privileges if it has that MTU.
+fn create(name: &str, mtu: Option<u16>) -> Result<LinuxTun, Error> {
+    let device = LinuxTun::create(name)?;
+    if let Some(mtu) = mtu
+        && mtu != device.mtu()
+    {
+        device.set_mtu(mtu)?;
+    }
+    Ok(device)
+}
+
 #[pymethods]
 impl NativeTunnel {
     /// Starts a tunnel from the text of a .conf file.
@@ -147,7 +158,7 @@ impl NativeTunnel {
                 let fd = duplicate(fd).map_err(io)?;
                 Some(Arc::new(LinuxTun::adopt(fd, mtu.unwrap_or(DEFAULT_MTU)).map_err(core)?))
             }
-            (None, Some(name)) => Some(Arc::new(LinuxTun::create(name).map_err(core)?)),
+            (None, Some(name)) => Some(Arc::new(create(name, mtu).map_err(core)?)),
             (None, None) => None,
         };
         let (tun, net): (Arc<dyn Tun>, _) = match &device {

@@ -322,10 +322,21 @@ def test_in_a_child(what: str) -> None:
     assert ended.returncode == 0 and not reports(ended.stderr), ended.stdout + ended.stderr
 
 
-def test_a_tun_goes_although_a_child_lives() -> None:
+def in_a_network_of_its_own(code: str) -> None:
+    """Runs a script that creates TUN devices."""
     if os.geteuid() != 0 or not os.path.exists("/dev/net/tun"):
         pytest.skip("a TUN device needs root and /dev/net/tun")
-    code = """
+    try:
+        unshare = ["unshare", "--net", "true"]
+        subprocess.run(unshare, check=True, capture_output=True, timeout=PATIENCE)
+    except (OSError, subprocess.SubprocessError) as error:
+        pytest.skip(f"no network namespace can be made ({error})")
+    ended = script("import warnings; warnings.simplefilter('ignore')\n" + OPEN + code, within=("unshare", "--net"))
+    assert ended.returncode == 0 and not ended.stderr, ended.stdout + ended.stderr
+
+
+def test_a_tun_goes_although_a_child_lives() -> None:
+    in_a_network_of_its_own("""
 tunnel = wg_embed.Tunnel(wg_embed.Config(SERVER_KEY), tun="wgpyfork0")
 interfaces = lambda: [name for _, name in socket.if_nameindex()]
 assert "wgpyfork0" in interfaces()
@@ -344,14 +355,24 @@ while "wgpyfork0" in interfaces():
     time.sleep(0.01)
 os.write(write, b"x")
 os.waitpid(pid, 0)
-"""
-    try:
-        unshare = ["unshare", "--net", "true"]
-        subprocess.run(unshare, check=True, capture_output=True, timeout=PATIENCE)
-    except (OSError, subprocess.SubprocessError) as error:
-        pytest.skip(f"no network namespace can be made ({error})")
-    ended = script("import warnings; warnings.simplefilter('ignore')\n" + OPEN + code, within=("unshare", "--net"))
-    assert ended.returncode == 0 and not ended.stderr, ended.stdout + ended.stderr
+""")
+
+
+def test_a_tun_has_the_mtu_of_its_tunnel() -> None:
+    in_a_network_of_its_own("""
+import fcntl, struct
+def mtu_of_interface():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        answer = fcntl.ioctl(any_socket, 0x8921, struct.pack("16si16x", b"wgpymtu0", 0))  # SIOCGIFMTU
+    return struct.unpack_from("i", answer, 16)[0]
+for in_config, argument, expected in ((None, None, 1420), (None, 1280, 1280), (1300, None, 1300), (1300, 1400, 1400)):
+    with wg_embed.Tunnel(wg_embed.Config(SERVER_KEY, mtu=in_config), tun="wgpymtu0", mtu=argument) as tunnel:
+        assert mtu_of_interface() == expected
+        deadline = time.monotonic() + 60
+        while tunnel.mtu != expected:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+""")
 
 
 IDLE = """

@@ -71,11 +71,11 @@ class Tunnel(Closing):
 
     `config` is a `Config`, or the contents of a .conf file. The tunnel has a userspace network, `net`, unless it gets
     `fd`, a descriptor that carries IP packets (of which it uses a duplicate), or `tun`, the name of a TUN device to
-    create. `mtu` replaces the MTU of the configuration; `memory` limits the buffers of `net`, in bytes. `bind` is the
-    local address of its UDP socket, by default all addresses. `learn` is the number of source addresses of each peer
-    that are learned from its packets and added to its allowed IPs. `workers` is the largest number of threads that help
-    with encryption while one processor is not enough, 0 to 8; by default it is one less than the processors, at most 3,
-    and 0 on one or two processors.
+    create. `mtu` replaces the MTU of the configuration, that of `net` or of the TUN device; `memory` limits the buffers
+    of `net`, in bytes. `bind` is the local address of its UDP socket, by default all addresses. `learn` is the
+    number of source addresses of each peer that are learned from its packets and added to its allowed IPs. `workers` is
+    the largest number of threads that help with encryption while one processor is not enough, 0 to 8; by default it is
+    one less than the processors, at most 3, and 0 on one or two processors.
 
     Its functions may be called on any thread. It ends with `close()`, at the end of a `with` block, or when nothing
     refers to it or to `net`. Raises `ConfigError` or `OSError` if it cannot be started.
