@@ -222,7 +222,7 @@ impl Connection {
             let state = lock(&self.state);
             if state.failed
                 || state.carrier.is_none() && !state.closed
-                || is_legacy && (state.closed || state.eof && state.is_gone())
+                || is_legacy && (state.closed || state.is_gone())
             {
                 Some(Err(closed()))
             } else if state.backlog_bytes > HIGH_WATER {

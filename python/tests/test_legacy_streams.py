@@ -183,6 +183,28 @@ def test_a_reset_by_the_peer(legacy: ModuleType) -> None:
     run(main())
 
 
+def test_drain_reports_a_reset_by_the_peer(legacy: ModuleType) -> None:
+    """Also if nothing was read or written since."""
+
+    async def main() -> None:
+        async with Session(start_legacy, legacy) as session:
+            stream, _, writer = await session.connect()
+            writer.write(b"unread")
+            await soon(stream.drain())
+            writer.transport.abort()
+
+            async def drain() -> None:
+                while True:
+                    await stream.drain()
+                    await asyncio.sleep(0.01)
+
+            with pytest.raises(OSError, match="^connection closed$"):
+                await soon(drain())
+            assert stream.is_closing() is False
+
+    run(main())
+
+
 def test_datagrams(legacy: ModuleType, original: bool, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         received: asyncio.Queue[Any] = asyncio.Queue()
