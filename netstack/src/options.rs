@@ -1,6 +1,6 @@
 //! Options of a stack.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
 use wg_embed::{
     config::wgquick::InterfaceSettings,
@@ -17,7 +17,7 @@ use wg_embed::{
 /// use wg_embed_netstack::{Netstack, Options};
 ///
 /// let options = Options { addresses: vec!["fd00::2".parse().unwrap()], mtu: 576, ..Options::default() };
-/// assert!(Netstack::new(options.clone()).is_err()); // IPv6 needs 1280
+/// assert!(options.check().is_err() && Netstack::new(options.clone()).is_err()); // IPv6 needs 1280
 /// assert_eq!(Netstack::new(Options { mtu: 1280, ..options })?.options().mtu, 1280);
 /// # Ok::<(), std::io::Error>(())
 /// ```
@@ -46,6 +46,18 @@ pub struct Options {
     pub clock: Arc<dyn Clock>,
     /// The source of randomness.
     pub random: Arc<dyn Random>,
+}
+
+impl Options {
+    /// Checks the addresses and the MTU, as [`Netstack::new`](crate::Netstack::new) and the functions that replace them
+    /// do. With valid ones, those functions do not fail.
+    ///
+    /// # Errors
+    /// `InvalidInput`: an address is not a host's (unspecified, loopback, multicast, or 240.0.0.0 and above), or the
+    /// MTU is less than 576, or less than 1280 with an IPv6 address.
+    pub fn check(&self) -> io::Result<()> {
+        crate::stack::check(&self.addresses, self.mtu)
+    }
 }
 
 impl Default for Options {

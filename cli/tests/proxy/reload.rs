@@ -49,6 +49,24 @@ fn connections_go_on_and_services_change() {
     assert_eq!(exchange(TcpStream::connect(second).unwrap(), b"still"), b"still");
 }
 
+/// The stack would refuse its MTU: nothing changes, not even the tunnel's own configuration.
+#[test]
+fn a_file_that_the_stack_refuses_changes_nothing() {
+    let world = World::new();
+    let proxy = world.proxy_with_info(ECHO, "");
+    let metrics = || String::from_utf8(exchange(connect(proxy.info()), b"GET /metrics HTTP/1.1\r\n\r\n")).unwrap();
+    let file = world.directory().join("proxy.conf");
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(metrics().contains("\npersistent_keepalive_interval=1\n"));
+    let bad = text.replace("Keepalive = 1", "Keepalive = 25").replace("[Peer]", "MTU = 1000\n[Peer]");
+    fs::write(&file, bad).unwrap();
+    proxy.signal("HUP");
+    proxy.wait_for_log("the configuration is unchanged");
+    assert!(metrics().contains("\npersistent_keepalive_interval=1\n"));
+    let tested = Proxy::command(&world).arg("-n").output().unwrap();
+    assert!(!tested.status.success(), "{tested:?}");
+}
+
 #[test]
 fn limits_change_and_count_what_was_there_before() {
     let world = World::new();

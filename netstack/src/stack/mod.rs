@@ -60,8 +60,9 @@ impl Netstack {
     /// # Errors
     /// `InvalidInput` for options outside their limits; errors of the system if it has no descriptors left.
     pub fn new(options: Options) -> io::Result<Self> {
+        options.check()?;
         let options = Options {
-            addresses: checked(options.addresses, options.mtu)?,
+            addresses: canonical(&options.addresses),
             receive_buffer: options.receive_buffer.max(MIN_BUFFER),
             send_buffer: options.send_buffer.max(MIN_BUFFER),
             ..options
@@ -92,7 +93,8 @@ impl Netstack {
     /// Replaces the stack's own addresses. Connections from removed addresses are reset.
     pub fn set_addresses(&self, addresses: Vec<IpAddr>) -> io::Result<()> {
         let mut network = write(&self.0.network);
-        network.addresses = checked(addresses, network.mtu)?;
+        check(&addresses, network.mtu)?;
+        network.addresses = canonical(&addresses);
         drop(network);
         self.addresses_changed();
         Ok(())
@@ -101,7 +103,7 @@ impl Netstack {
     /// Replaces the MTU. If it has become smaller, open connections send smaller segments; they never send larger ones.
     pub fn set_mtu(&self, mtu: u16) -> io::Result<()> {
         let mut network = write(&self.0.network);
-        network.addresses = checked(network.addresses.clone(), mtu)?;
+        check(&network.addresses, mtu)?;
         if std::mem::replace(&mut network.mtu, mtu) != mtu {
             self.0.mtu.store(mtu, Ordering::Release);
             drop(network);
@@ -283,19 +285,25 @@ impl fmt::Debug for Netstack {
 /// The minimum of the limits of a connection's buffers: with a window of zero, nothing could ever arrive.
 const MIN_BUFFER: usize = 4096;
 
-/// Checks the addresses of a stack with this MTU.
-fn checked(addresses: Vec<IpAddr>, mtu: u16) -> io::Result<Vec<IpAddr>> {
+/// Checks the addresses of a stack with this MTU. See [`Options::check`].
+pub(crate) fn check(addresses: &[IpAddr], mtu: u16) -> io::Result<()> {
     const MIN_MTU: u16 = 576;
     const MIN_MTU_V6: u16 = 1280;
-    let invalid = |what| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
-    let addresses: Vec<_> = addresses.iter().map(IpAddr::to_canonical).collect();
-    if !addresses.iter().all(|address| packet::is_host(*address)) {
-        return invalid("an address that is not one of a host");
+    let invalid = |what: String| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    let addresses = canonical(addresses);
+    if let Some(address) = addresses.iter().find(|address| !packet::is_host(**address)) {
+        return invalid(format!("{address} is not the address of a host"));
     }
-    if mtu < MIN_MTU || (mtu < MIN_MTU_V6 && addresses.iter().any(IpAddr::is_ipv6)) {
-        return invalid("an MTU below the least one");
+    let min = if addresses.iter().any(IpAddr::is_ipv6) { MIN_MTU_V6 } else { MIN_MTU };
+    if mtu < min {
+        return invalid(format!("the MTU {mtu} is less than {min}"));
     }
-    Ok(addresses)
+    Ok(())
+}
+
+/// Converts IPv4-mapped addresses to IPv4.
+fn canonical(addresses: &[IpAddr]) -> Vec<IpAddr> {
+    addresses.iter().map(IpAddr::to_canonical).collect()
 }
 
 /// Statistics of a stack. Counters never decrease.

@@ -372,6 +372,9 @@ impl<'a> Reader<'a> {
         if !conf.interface.dns_search.is_empty() {
             self.errors.push(format!("{place}: [Interface] DNS: not a list of IP addresses"));
         }
+        if let Err(error) = wg_embed_netstack::Options::from(&conf.interface).check() {
+            self.errors.push(format!("{place}: [Interface]: {error}"));
+        }
         if config.family == Family::Any {
             let only_v4 = conf.interface.addresses.iter().all(|net| net.addr().is_ipv4());
             config.family = if only_v4 { Family::PreferIpv4 } else { Family::PreferIpv6 };

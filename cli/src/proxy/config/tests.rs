@@ -94,6 +94,25 @@ fn errors_have_a_place_and_no_value() {
     assert!(error.contains("PrivateKey: missing"), "{error}");
 }
 
+/// The stack would refuse them, when a reload has already changed a part.
+#[test]
+fn what_the_stack_refuses_is_an_error() {
+    let with = |interface: &str| parse(&base().replace("[Peer]", &format!("{interface}\n[Peer]")));
+    assert!(with("Address = fd00::2\nMTU = 1280").is_ok() && with("MTU = 576").is_ok());
+    for bad in [
+        "Address = fd00::2\nMTU = 1279",
+        "Address = 224.0.0.1",
+        "Address = 127.0.0.1",
+        "Address = 0.0.0.0",
+        "Address = 240.0.0.1",
+        "Address = ff02::1",
+        "Address = ::1",
+    ] {
+        let error = with(bad).err().unwrap_or_default();
+        assert!(error.starts_with("/dir/file: [Interface]: "), "{bad}: {error:?}");
+    }
+}
+
 #[test]
 fn all_errors_are_reported() {
     let error = parse("[Socks5]\n[SNI]\n[Interface]\n[Peer]\nPublicKey = x\n").err().unwrap_or_default();
