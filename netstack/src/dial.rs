@@ -63,6 +63,18 @@ impl Netstack {
         let (host, port) = parse_target(target)?;
         Ok(Dial(Dialling::start(self, Host::parse(&host)?, port, family, timeout)))
     }
+    /// Starts a connection to one of `addresses`, which the program has resolved: those of the first one's family are
+    /// preferred, and are tried in this order, as those of a name are.
+    ///
+    /// # Errors
+    /// `InvalidInput`: there are no addresses, or the port is 0.
+    pub fn start_dial_addresses(&self, addresses: &[IpAddr], port: u16, timeout: Duration) -> io::Result<Dial> {
+        if addresses.is_empty() || port == 0 {
+            return Err(invalid("no address, or port 0"));
+        }
+        let host = Host::Known(addresses.iter().map(IpAddr::to_canonical).collect());
+        Ok(Dial(Dialling::start(self, host, port, Family::Any, timeout)))
+    }
     /// Connects to `target` and waits until the connection is established.
     ///
     /// # Errors

@@ -55,8 +55,6 @@ enum Stage {
     },
     Dial {
         dial: Dial,
-        /// Further addresses that the system has found.
-        left: Vec<SocketAddr>,
         is_connect: bool,
         ended: bool,
     },
@@ -234,9 +232,13 @@ impl Client {
             }
         }
         let dial = around.stack().start_dial(target, around.family(), around.limits.dial)?;
-        dial.set_notify(Some(around.notify()));
-        self.stage = Stage::Dial { dial, left: Vec::new(), is_connect, ended: false };
+        self.wait_for(dial, is_connect, around);
         Ok(())
+    }
+
+    fn wait_for(&mut self, dial: Dial, is_connect: bool, around: &Surroundings<'_>) {
+        dial.set_notify(Some(around.notify()));
+        self.stage = Stage::Dial { dial, is_connect, ended: false };
     }
 
     fn look_up(&mut self, around: &Surroundings<'_>) -> io::Result<()> {
@@ -244,41 +246,19 @@ impl Client {
             return Ok(());
         };
         let (is_connect, port) = (*is_connect, *port);
-        match lookup.try_finish() {
-            Ok(found) => {
-                let left = found.into_iter().map(|address| SocketAddr::new(address, port)).collect();
-                self.dial_next(left, is_connect, ErrorKind::NotFound.into(), around);
-            }
+        let found = match lookup.try_finish() {
             Err(e) if e.kind() == ErrorKind::WouldBlock => return Err(e),
+            found => found,
+        };
+        match found.and_then(|found| around.stack().start_dial_addresses(&found, port, around.limits.dial)) {
+            Ok(dial) => self.wait_for(dial, is_connect, around),
             Err(e) => self.failed(&e),
         }
         Ok(())
     }
 
-    /// Tries the next address. `error` is that of the previous one.
-    fn dial_next(
-        &mut self,
-        mut left: Vec<SocketAddr>,
-        is_connect: bool,
-        mut error: io::Error,
-        around: &Surroundings<'_>,
-    ) {
-        while !left.is_empty() {
-            let to = left.remove(0).to_string();
-            match around.stack().start_dial(&to, around.family(), around.limits.dial) {
-                Ok(dial) => {
-                    dial.set_notify(Some(around.notify()));
-                    self.stage = Stage::Dial { dial, left, is_connect, ended: false };
-                    return;
-                }
-                Err(e) => error = e,
-            }
-        }
-        self.failed(&error);
-    }
-
     fn dial(&mut self, around: &Surroundings<'_>) -> io::Result<()> {
-        let Stage::Dial { dial, left, is_connect, ended } = &mut self.stage else {
+        let Stage::Dial { dial, is_connect, ended } = &self.stage else {
             return Ok(());
         };
         match dial.try_finish() {
@@ -294,8 +274,7 @@ impl Client {
                 Ok(())
             }
             Err(e) if e.kind() != ErrorKind::WouldBlock => {
-                let (left, is_connect) = (std::mem::take(left), *is_connect);
-                self.dial_next(left, is_connect, e, around);
+                self.failed(&e);
                 Ok(())
             }
             Err(e) if *ended => Err(e),

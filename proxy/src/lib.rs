@@ -41,6 +41,8 @@ mod proxy;
 mod service;
 mod socket;
 mod stats;
+#[cfg(test)]
+mod tests;
 #[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
 mod tls;
 mod udp;

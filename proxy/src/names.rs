@@ -143,6 +143,17 @@ impl Lookup {
     }
 }
 
+#[cfg(test)]
+pub(crate) mod fake {
+    use super::*;
+
+    /// Adds a result of the system for an hour.
+    pub(crate) fn know(name: &str, addresses: &[IpAddr]) {
+        let known = Name::Known(Instant::now() + Duration::from_secs(3600), Ok(addresses.to_vec()));
+        lock(&SYSTEM.state).names.insert(name.into(), known);
+    }
+}
+
 impl Order {
     fn apply(self, found: &[IpAddr]) -> io::Result<Vec<IpAddr>> {
         let (v4, v6) = match self.family {

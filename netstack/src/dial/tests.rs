@@ -176,6 +176,21 @@ fn addresses_are_dialled_without_a_server() {
 }
 
 #[test]
+fn known_addresses_race_without_a_server() {
+    let fake = Fake::new();
+    lock(&fake.0.servers).clear();
+    let known = [at(1), at(2), at6(1), at(3)].map(|to| to.ip()).to_vec();
+    let dial = Dialling::start(&fake, Host::Known(known), 80, Family::Any, LONG);
+    assert_eq!(fake.dialled(), [at(1)]);
+    fake.advance(ms(750));
+    assert_eq!(fake.dialled(), [at(1), at6(1), at(2), at(3)]);
+    fake.tcp(3).establish();
+    assert_eq!(finish(&dial), Ok(at(3)));
+    assert!((0..3).all(|n| fake.tcp(n).was_reset()) && lock(&fake.0.udp).is_empty());
+    assert_eq!(fake.alarms(), 0);
+}
+
+#[test]
 fn names_without_addresses_are_told_as_the_look_up_tells_them() {
     let fake = Fake::new();
     let dial = start(&fake);

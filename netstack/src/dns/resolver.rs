@@ -137,6 +137,8 @@ impl<N: Network> Table<N> {
 pub(crate) enum Host {
     /// An address in text form.
     Address(IpAddr),
+    /// Addresses that the caller has found, in its order. The family of the first one is preferred.
+    Known(Vec<IpAddr>),
     /// `localhost`, or a name below it.
     Local,
     /// Any other name.
@@ -170,6 +172,11 @@ impl<N: Network> Addresses<N> {
                 (Family::Ipv4, IpAddr::V6(_)) | (Family::Ipv6, IpAddr::V4(_)) => vec![Answer::Known(Ok(Vec::new()))],
                 _ => vec![known(address)],
             },
+            Host::Known(all) => {
+                let first = all.first().map(IpAddr::is_ipv4);
+                let (preferred, other) = all.into_iter().partition(|address| Some(address.is_ipv4()) == first);
+                [preferred, other].map(|addresses| Answer::Known(Ok(addresses))).into()
+            }
             Host::Local => kinds(net, family).iter().map(|kind| known(local(kind))).collect(),
             Host::Name(name) => kinds(net, family)
                 .into_iter()

@@ -3,11 +3,15 @@
 use std::{
     io::{self, ErrorKind},
     net::{IpAddr, SocketAddr},
+    time::Instant,
 };
 
 use wg_embed_netstack::{PendingTcp, TcpStream, dial::parse_host_port};
 
-use super::{Event, Surroundings};
+use super::{
+    Event, Surroundings,
+    attempts::{Attempts, alternate},
+};
 use crate::{
     link::{Link, Local},
     names::Lookup,
@@ -18,16 +22,18 @@ use crate::{
 
 pub(crate) struct Incoming {
     stage: Stage,
-    /// Whether the socket has bytes to read.
+    /// Whether the socket may have bytes to read.
     readable: bool,
+    /// Its time limit.
+    end: Instant,
     place: Place,
 }
 
 enum Stage {
     /// The target is being resolved.
     Lookup(PendingTcp, Lookup, u16),
-    /// One of the target's addresses is being tried; others are left.
-    Connect(PendingTcp, Socket, Vec<SocketAddr>),
+    /// The target's addresses are being tried.
+    Connect(PendingTcp, Attempts),
     /// The handshake continues.
     Accept(Socket),
 }
@@ -43,8 +49,9 @@ pub(crate) enum Fate {
 impl Incoming {
     /// Starts to connect to `target`.
     pub(crate) fn start(pending: PendingTcp, target: &Target, place: Place, around: &Surroundings<'_>) -> Fate {
+        let end = Instant::now() + around.limits.dial;
         match begin(pending, target, around) {
-            Ok(stage) => Fate::Keep(Self { stage, readable: false, place }),
+            Ok(stage) => Self { stage, readable: false, end, place }.go_on(Event::default(), around),
             Err(error) => failed(&place, &error),
         }
     }
@@ -52,48 +59,40 @@ impl Incoming {
     /// Makes progress without waiting.
     pub(crate) fn go_on(mut self, event: Event, around: &Surroundings<'_>) -> Fate {
         self.readable |= event.readable;
-        match self.stage {
-            Stage::Lookup(pending, lookup, port) => match lookup.try_finish() {
-                Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                    self.stage = Stage::Lookup(pending, lookup, port);
-                    Fate::Keep(self)
-                }
-                Err(e) => failed(&self.place, &e),
-                Ok(found) => {
-                    let all = found.iter().map(|address| SocketAddr::new(*address, port)).collect();
-                    match connect_one(pending, all, ErrorKind::NotFound.into(), around) {
-                        Ok(stage) => {
-                            self.stage = stage;
-                            Fate::Keep(self)
-                        }
-                        Err(e) => failed(&self.place, &e),
-                    }
-                }
-            },
-            Stage::Connect(pending, socket, left) => match socket.is_connected() {
-                Ok(true) => {
+        if let Stage::Lookup(pending, lookup, port) = self.stage {
+            self.stage = match lookup.try_finish() {
+                Ok(found) => Stage::Connect(pending, Attempts::new(alternate(found, port))),
+                Err(e) if e.kind() == ErrorKind::WouldBlock => Stage::Lookup(pending, lookup, port),
+                Err(e) => return failed(&self.place, &e),
+            };
+        }
+        if let Stage::Connect(pending, mut attempts) = self.stage {
+            self.stage = match attempts.go_on(around) {
+                Ok(None) => Stage::Connect(pending, attempts),
+                Ok(Some(socket)) => {
                     let addresses = (pending.destination(), pending.source());
                     pending.accept();
                     self.stage = Stage::Accept(socket);
-                    Fate::Accept(self, addresses)
+                    return Fate::Accept(self, addresses);
                 }
-                Ok(false) => {
-                    self.stage = Stage::Connect(pending, socket, left);
-                    Fate::Keep(self)
-                }
-                Err(error) => match connect_one(pending, left, error, around) {
-                    Ok(stage) => {
-                        self.stage = stage;
-                        Fate::Keep(self)
-                    }
-                    Err(e) => failed(&self.place, &e),
-                },
-            },
-            Stage::Accept(socket) => {
-                self.stage = Stage::Accept(socket);
-                Fate::Keep(self)
-            }
+                Err(e) => return failed(&self.place, &e),
+            };
         }
+        Fate::Keep(self)
+    }
+
+    /// Returns the time of its next turn: its time limit, or that of another attempt.
+    pub(crate) fn deadline(&self) -> Instant {
+        let next = match &self.stage {
+            Stage::Connect(_, attempts) => attempts.deadline(),
+            Stage::Lookup(..) | Stage::Accept(_) => None,
+        };
+        next.map_or(self.end, |next| next.min(self.end))
+    }
+
+    /// Returns whether its time is over.
+    pub(crate) fn is_late(&self) -> bool {
+        Instant::now() >= self.end
     }
 
     /// Handles the end of the handshake. Returns `None` if it was not expected.
@@ -104,52 +103,28 @@ impl Incoming {
 
     /// Handles the end of the service, or a time-out: a connection whose handshake is delayed is refused.
     pub(crate) fn end(&self) {
-        if let Stage::Accept(socket) | Stage::Connect(_, socket, _) = &self.stage {
-            socket.reset_on_close();
+        match &self.stage {
+            Stage::Accept(socket) => socket.reset_on_close(),
+            Stage::Connect(_, attempts) => attempts.reset_on_close(),
+            Stage::Lookup(..) => {}
         }
     }
 }
 
 fn begin(pending: PendingTcp, target: &Target, around: &Surroundings<'_>) -> io::Result<Stage> {
+    let connect = |to: Address| Attempts::new([to]);
     let target = match target {
-        Target::Unix(path) => return connect(pending, &Address::Unix(path.clone()), Vec::new(), around),
+        Target::Unix(path) => return Ok(Stage::Connect(pending, connect(Address::Unix(path.clone())))),
         Target::Host(target) => target,
     };
     let (host, port) = parse_host_port(target)?;
     let host = if host.eq_ignore_ascii_case("localhost") { "127.0.0.1" } else { &*host };
     if let Ok(address) = host.parse::<IpAddr>() {
-        return connect(pending, &Address::Tcp(SocketAddr::new(address, port)), Vec::new(), around);
+        return Ok(Stage::Connect(pending, connect(Address::Tcp(SocketAddr::new(address, port)))));
     }
     let lookup = Lookup::start(host, Some(pending.source().ip()), around)?;
     lookup.set_notify(around.notify());
     Ok(Stage::Lookup(pending, lookup, port))
-}
-
-/// Tries addresses until one does not fail at once. `error` is that of the previous one.
-fn connect_one(
-    pending: PendingTcp,
-    mut left: Vec<SocketAddr>,
-    mut error: io::Error,
-    around: &Surroundings<'_>,
-) -> io::Result<Stage> {
-    while !left.is_empty() {
-        let to = Address::Tcp(left.remove(0));
-        match open(&to, around) {
-            Ok(socket) => return Ok(Stage::Connect(pending, socket, left)),
-            Err(e) => error = e,
-        }
-    }
-    Err(error)
-}
-
-fn connect(pending: PendingTcp, to: &Address, left: Vec<SocketAddr>, around: &Surroundings<'_>) -> io::Result<Stage> {
-    Ok(Stage::Connect(pending, open(to, around)?, left))
-}
-
-fn open(to: &Address, around: &Surroundings<'_>) -> io::Result<Socket> {
-    let mut socket = Socket::connect(to)?;
-    socket.register(around.registry(), around.token)?;
-    Ok(socket)
 }
 
 fn failed(place: &Place, error: &io::Error) -> Fate {

@@ -5,8 +5,10 @@
 //! | `services` | adding and removing services; accepting clients |
 //! | `tunnelled` | connections and flows from the tunnel without a socket of the stack |
 //! | `incoming` | one of these connections until its target is connected |
+//! | `attempts` | attempts to connect to the target's addresses |
 //! | `deadlines`, `surroundings` | deadlines of entries, and their context |
 
+mod attempts;
 mod deadlines;
 mod incoming;
 mod services;
@@ -237,6 +239,10 @@ impl Engine {
             Some((Entry::Client(client), serving)) => {
                 let fate = client.expire(&self.common.around(&serving, token));
                 self.client_fate(fate, token, serving);
+            }
+            Some((Entry::Incoming(incoming), serving)) if !incoming.is_late() => {
+                let fate = incoming.go_on(Event::default(), &self.common.around(&serving, token));
+                self.incoming_fate(fate, token, serving);
             }
             Some((entry @ Entry::Incoming(_), _)) => {
                 self.accepting.retain(|_, other| *other != token);

@@ -5,7 +5,7 @@ use std::{
     io::{self, ErrorKind},
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use wg_embed_netstack::{Intercept, InterceptOptions, PendingTcp, TcpStream, UdpFlow};
@@ -135,7 +135,6 @@ impl Engine {
             return pending.refuse();
         }
         let token = self.common.token();
-        self.deadlines.set(token, Instant::now() + serving.service.limits.dial);
         let place = Place::take(&serving.counters);
         let fate = Incoming::start(pending, &target, place, &self.common.around(&serving, token));
         self.incoming_fate(fate, token, serving);
@@ -143,8 +142,12 @@ impl Engine {
 
     pub(super) fn incoming_fate(&mut self, fate: Fate, token: usize, serving: Arc<Serving>) {
         match fate {
-            Fate::Keep(incoming) => drop(self.entries.insert(token, (Entry::Incoming(Box::new(incoming)), serving))),
+            Fate::Keep(incoming) => {
+                self.deadlines.set(token, incoming.deadline());
+                self.entries.insert(token, (Entry::Incoming(Box::new(incoming)), serving));
+            }
             Fate::Accept(incoming, addresses) => {
+                self.deadlines.set(token, incoming.deadline());
                 // A peer that dials again from the same port has given up the earlier connection.
                 if let Some(before) = self.accepting.insert(addresses, token)
                     && let Some((entry, _)) = self.entries.remove(&before)
