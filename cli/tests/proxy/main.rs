@@ -188,11 +188,19 @@ fn connections_are_limited() {
 fn names_are_looked_up_in_the_tunnel() {
     let world = World::new();
     let services = "[TCPClientTunnel]\nBindAddress = 127.0.0.1:0\nTarget = name.test:7\n\
-                    [SNI]\nBindAddress = 127.0.0.1:0\n";
+                    [SNI]\nBindAddress = 127.0.0.1:0\n\
+                    [UDPProxyTunnel]\nBindAddress = 127.0.0.1:0\nTarget = udp.test:7\n";
     world.write(services, "DNS = 10.9.0.1\n");
     let proxy = world.proxy_as_written();
-    let (port, sni) = (proxy.port(0), proxy.port(1));
+    let [port, sni, udp] = [0, 1, 2].map(|n| proxy.port(n));
     assert_eq!(exchange(connect(port), b"by name"), b"by name");
+    // The only datagram waits for the address.
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.send_to(b"datagram", ("127.0.0.1", udp)).unwrap();
+    let mut answer = [0; 100];
+    let length = client.recv(&mut answer).unwrap();
+    assert_eq!(&answer[..length], b"datagram");
     let part = |bytes: &[u8]| [&u16::try_from(bytes.len()).unwrap().to_be_bytes(), bytes].concat();
     let names = part(&[&[0][..], &part(b"www.test")].concat());
     let extensions = part(&[&[0, 0][..], &part(&names)].concat());

@@ -10,7 +10,7 @@ use std::{
 use mio::{Interest, Token};
 use wg_embed_netstack::UdpSocket;
 
-use super::{TURN, any_for, lost};
+use super::{TURN, any_for, lost, waiting::Waiting};
 use crate::{
     engine::{Event, Outcome, Surroundings},
     names::Lookup,
@@ -21,10 +21,6 @@ use crate::{
     socket::Socket,
     stats::Place,
 };
-
-/// The maximum number of datagrams, and of their bytes, that wait for addresses of names.
-const MAX_WAITING: usize = 32;
-const MAX_WAITING_BYTES: usize = 64 << 10;
 
 /// An association. It ends with its connection.
 pub(crate) struct Association {
@@ -39,15 +35,9 @@ pub(crate) struct Association {
     /// By family; created when needed.
     v4: Option<UdpSocket>,
     v6: Option<UdpSocket>,
-    waiting: Vec<Waiting>,
+    /// Datagrams whose targets are being resolved, and the ports of these.
+    waiting: Waiting<(Lookup, u16)>,
     place: Place,
-}
-
-/// A datagram whose target is being resolved.
-struct Waiting {
-    lookup: Lookup,
-    port: u16,
-    data: Vec<u8>,
 }
 
 /// A port for datagrams.
@@ -80,7 +70,7 @@ impl Association {
             port,
             v4: None,
             v6: None,
-            waiting: Vec::new(),
+            waiting: Waiting::default(),
             place,
         }
     }
@@ -166,27 +156,24 @@ impl Association {
                     lost(self.send(around, SocketAddr::new(*address, port), data));
                 }
             }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                let bytes: usize = self.waiting.iter().map(|waiting| waiting.data.len()).sum();
-                if self.waiting.len() < MAX_WAITING && bytes + data.len() <= MAX_WAITING_BYTES {
-                    lookup.set_notify(around.notify());
-                    self.waiting.push(Waiting { lookup, port, data: data.to_vec() });
-                }
-            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => self.waiting.keep(data, || {
+                lookup.set_notify(around.notify());
+                (lookup, port)
+            }),
             Err(error) => lost(Err(error)),
         }
     }
 
     /// Sends datagrams that have waited for addresses that are now known.
     fn found(&mut self, around: &Surroundings<'_>) {
-        for waiting in std::mem::take(&mut self.waiting) {
-            match waiting.lookup.try_finish() {
+        for ((lookup, port), data) in self.waiting.take() {
+            match lookup.try_finish() {
                 Ok(found) => {
                     if let Some(address) = found.first() {
-                        lost(self.send(around, SocketAddr::new(*address, waiting.port), &waiting.data));
+                        lost(self.send(around, SocketAddr::new(*address, port), &data));
                     }
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.waiting.push(waiting),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.waiting.keep(&data, || (lookup, port)),
                 Err(error) => lost(Err(error)),
             }
         }

@@ -9,7 +9,7 @@ use std::{
 use mio::{Interest, Token};
 use wg_embed_netstack::{UdpSocket, dial::parse_host_port};
 
-use super::{Changes, Sessions, TURN, any_for, lost};
+use super::{Changes, Sessions, TURN, any_for, lost, waiting::Waiting};
 use crate::{engine::Surroundings, names::Lookup, stats::Place};
 
 /// The interval of look-ups of a name while there is traffic. The stack caches results for their TTL.
@@ -19,6 +19,8 @@ pub(crate) struct UdpClient {
     socket: mio::net::UdpSocket,
     target: Target,
     sessions: Sessions<SocketAddr, UdpSocket>,
+    /// Datagrams of these sources that wait for the first address of the target.
+    waiting: Waiting<SocketAddr>,
 }
 
 /// The same after a look-up without a result.
@@ -44,7 +46,7 @@ impl UdpClient {
         let mut socket = mio::net::UdpSocket::bind(at)?;
         around.registry().register(&mut socket, Token(around.token), Interest::READABLE)?;
         let sessions = Sessions::new(idle, around.limits.connections);
-        Ok(Self { socket, target: Target::new(target)?, sessions })
+        Ok(Self { socket, target: Target::new(target)?, sessions, waiting: Waiting::default() })
     }
 
     /// Changes the target or the limits. Sessions of another target get new sockets when they are used.
@@ -52,6 +54,7 @@ impl UdpClient {
         let target = Target::new(target)?;
         if (&target.host, target.port) != (&self.target.host, self.target.port) {
             self.target = target;
+            self.waiting.take();
         }
         self.sessions.set_limits(idle, around.limits.connections);
         Ok(())
@@ -76,17 +79,33 @@ impl UdpClient {
     pub(crate) fn go_on(&mut self, around: &Surroundings<'_>, buf: &mut [u8], changes: &mut Changes) {
         self.sessions.expire(changes);
         self.target.go_on(None);
+        self.send_waiting(around, changes);
         for _ in 0..TURN {
             let Ok((length, source)) = self.socket.recv_from(buf) else {
                 return;
             };
             self.target.go_on(Some(around));
-            // Datagrams before the name is resolved may be lost, as UDP permits.
-            if let Some(address) = self.target.known {
-                lost(self.send(around, source, SocketAddr::new(address, self.target.port), &buf[..length], changes));
+            self.send_waiting(around, changes);
+            let data = &buf[..length];
+            match self.target.address() {
+                Some(to) => lost(self.send(around, source, to, data, changes)),
+                None if self.target.lookup.is_some() => self.waiting.keep(data, || source),
+                None => {} // The name has no address.
             }
         }
         changes.again = Some(around.token);
+    }
+
+    /// Sends datagrams that have waited; they are lost if the name has no address.
+    fn send_waiting(&mut self, around: &Surroundings<'_>, changes: &mut Changes) {
+        if self.target.lookup.is_some() {
+            return;
+        }
+        for (source, data) in self.waiting.take() {
+            if let Some(to) = self.target.address() {
+                lost(self.send(around, source, to, &data, changes));
+            }
+        }
     }
 
     fn send(
@@ -145,6 +164,11 @@ impl Target {
     fn new(target: &str) -> io::Result<Self> {
         let (host, port) = parse_host_port(target)?;
         Ok(Self { known: host.parse().ok(), host, port, looked_up: None, lookup: None })
+    }
+
+    /// Returns the current address, if one is known.
+    fn address(&self) -> Option<SocketAddr> {
+        self.known.map(|known| SocketAddr::new(known, self.port))
     }
 
     /// Continues a look-up; with `around`, starts one if it is time.

@@ -6,11 +6,13 @@
 //! | `server` | clients in the tunnel of one target on this side |
 //! | `associate` | SOCKS5 UDP ASSOCIATE |
 //! | `flow` | one flow from the tunnel to any address |
+//! | `waiting` | datagrams that wait for the address of a name |
 
 pub(crate) mod associate;
 pub(crate) mod client;
 pub(crate) mod flow;
 pub(crate) mod server;
+mod waiting;
 
 use std::{
     collections::{BTreeSet, HashMap},
