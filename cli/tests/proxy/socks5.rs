@@ -156,3 +156,38 @@ fn one_connection_from_the_tunnel() {
     peer.set_read_timeout(Some(PATIENCE));
     assert_eq!((&peer).read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
 }
+
+/// The number of an interface, and a link-local address that it has.
+#[cfg(target_os = "linux")]
+fn link_local() -> Option<(std::net::Ipv6Addr, u32)> {
+    let text = std::fs::read_to_string("/proc/net/if_inet6").ok()?;
+    let mut found = text.lines().filter(|line| line.starts_with("fe80")).filter_map(|line| {
+        let mut fields = line.split_whitespace();
+        let address = u128::from_str_radix(fields.next()?, 16).ok()?;
+        Some((address.into(), u32::from_str_radix(fields.next()?, 16).ok()?))
+    });
+    found.find(|(address, scope)| UdpSocket::bind(std::net::SocketAddrV6::new(*address, 0, 0, *scope)).is_ok())
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn datagrams_over_a_link_local_address() {
+    let Some((address, scope)) = link_local() else {
+        eprintln!("skipped: this machine has no link-local address");
+        return;
+    };
+    let world = World::new();
+    let proxy = world.proxy(&format!("[Socks5]\nBindAddress = [{address}%{scope}]:0\n"));
+    let at = |port| std::net::SocketAddrV6::new(address, port, 0, scope);
+    let mut control = TcpStream::connect(at(proxy.port(0))).unwrap();
+    control.set_read_timeout(Some(PATIENCE)).unwrap();
+    control.write_all(&[&[5, 1, 0, 5, 3, 0], ANY].concat()).unwrap();
+    let mut answer = [0; 24];
+    control.read_exact(&mut answer).unwrap();
+    assert_eq!(answer[..6], [5, 0, 5, 0, 0, 4]);
+    assert_eq!(answer[6..22], address.octets());
+    let client = UdpSocket::bind(at(0)).unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let datagram = b"\0\0\0\x01\x0a\x09\0\x01\0\x07hello";
+    assert_eq!(echo(&client, at(u16::from_be_bytes([answer[22], answer[23]])).into(), datagram), datagram);
+}

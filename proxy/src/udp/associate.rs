@@ -32,6 +32,8 @@ pub(crate) struct Association {
     address: IpAddr,
     /// Its port, once it is known.
     port: Option<u16>,
+    /// The source of its last datagram, with the scope of a link-local address.
+    source: Option<SocketAddr>,
     /// By family; created when needed.
     v4: Option<UdpSocket>,
     v6: Option<UdpSocket>,
@@ -52,11 +54,20 @@ impl Bound {
     /// Creates a port on the local address of the connection that requests it.
     pub(crate) fn new(control: &Socket, around: &Surroundings<'_>) -> io::Result<Self> {
         let (local, peer) = control.addresses()?;
-        let mut socket = mio::net::UdpSocket::bind(SocketAddr::new(local.ip().to_canonical(), 0))?;
+        let mut socket = mio::net::UdpSocket::bind(any_port(local))?;
         around.registry().register(&mut socket, Token(around.token), Interest::READABLE)?;
         let at = socket.local_addr()?;
         Ok(Self { socket, at, client: peer.ip().to_canonical() })
     }
+}
+
+/// Returns the address with a free port, in its own family. A link-local one keeps its scope.
+fn any_port(mut address: SocketAddr) -> SocketAddr {
+    if let IpAddr::V4(canonical) = address.ip().to_canonical() {
+        address.set_ip(canonical.into());
+    }
+    address.set_port(0);
+    address
 }
 
 impl Association {
@@ -68,6 +79,7 @@ impl Association {
             socket: bound.socket,
             address: bound.client,
             port,
+            source: None,
             v4: None,
             v6: None,
             waiting: Waiting::default(),
@@ -122,6 +134,7 @@ impl Association {
                 continue;
             };
             self.port = Some(source.port());
+            self.source = Some(source);
             match host {
                 Host::Address(address) => lost(self.send(around, SocketAddr::new(address, port), data)),
                 Host::Name(name) => self.send_to_name(around, name, port, data),
@@ -192,8 +205,8 @@ impl Association {
                     let start = room.len() - head.len();
                     room[start..].copy_from_slice(&head);
                     let end = datagram::MAX_HEADER + length;
-                    if let (Some(port), Some(whole)) = (self.port, buf.get(start..end)) {
-                        lost(self.socket.send_to(whole, SocketAddr::new(self.address, port)));
+                    if let (Some(source), Some(whole)) = (self.source, buf.get(start..end)) {
+                        lost(self.socket.send_to(whole, source));
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
