@@ -52,6 +52,8 @@ mod linux {
         for directory in READABLE.iter().map(PathBuf::from).chain(config.directories.clone()) {
             rules = allow(rules, &directory, read)?;
         }
+        // A process in the background opens it in place of its caller's standard input and output.
+        rules = allow(rules, Path::new("/dev/null"), AccessFs::ReadFile | AccessFs::WriteFile)?;
         for directory in sockets(config) {
             rules = allow(rules, &directory, AccessFs::MakeSock | AccessFs::RemoveFile)?;
         }
@@ -84,7 +86,11 @@ mod linux {
 #[cfg(all(test, target_os = "linux"))]
 #[allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 mod tests {
-    use std::{fs, io::ErrorKind, os::unix::net::UnixListener};
+    use std::{
+        fs::{self, OpenOptions},
+        io::ErrorKind,
+        os::unix::net::UnixListener,
+    };
 
     use super::linux::confine;
     use crate::proxy::config;
@@ -142,6 +148,7 @@ mod tests {
             drop(UnixListener::bind(sockets.join("socket")).unwrap());
             fs::remove_file(sockets.join("socket")).unwrap();
             fs::read("/etc/hosts").unwrap();
+            OpenOptions::new().read(true).write(true).open("/dev/null").unwrap();
             true
         });
         let confined = confined.join();
