@@ -45,12 +45,24 @@ mod linux {
         "/usr",
     ];
 
+    /// The files for name resolution that may be links to other directories.
+    const FOR_NAMES: [&str; 3] = ["/etc/hosts", "/etc/nsswitch.conf", "/etc/resolv.conf"];
+
+    /// Directories with files of many programs: only the file itself is allowed there.
+    const SHARED: [&str; 3] = ["/", "/run", "/tmp"];
+
     pub(super) fn confine(config: &Config) -> Result<bool, RulesetError> {
+        restrict(config, &FOR_NAMES.map(Path::new))
+    }
+
+    /// Restricts this thread, and threads that it starts. `for_names` are files that may be links.
+    pub(super) fn restrict(config: &Config, for_names: &[&Path]) -> Result<bool, RulesetError> {
         let abi = ABI::V3;
         let mut rules = Ruleset::default().handle_access(AccessFs::from_all(abi))?.create()?;
         let read = AccessFs::ReadFile | AccessFs::ReadDir;
-        for directory in READABLE.iter().map(PathBuf::from).chain(config.directories.clone()) {
-            rules = allow(rules, &directory, read)?;
+        let links = for_names.iter().filter_map(|file| target(file));
+        for path in READABLE.iter().map(PathBuf::from).chain(links).chain(config.directories.clone()) {
+            rules = allow(rules, &path, read)?;
         }
         // A process in the background opens it in place of its caller's standard input and output.
         rules = allow(rules, Path::new("/dev/null"), AccessFs::ReadFile | AccessFs::WriteFile)?;
@@ -58,6 +70,14 @@ mod linux {
             rules = allow(rules, &directory, AccessFs::MakeSock | AccessFs::RemoveFile)?;
         }
         Ok(rules.restrict_self()?.ruleset != RulesetStatus::NotEnforced)
+    }
+
+    /// Returns the directory of a file, if it is a link that of its target: the file may be replaced by another one.
+    fn target(file: &Path) -> Option<PathBuf> {
+        let whole = file.canonicalize().ok()?;
+        let directory = whole.parent()?;
+        let is_shared = SHARED.iter().any(|shared| directory == Path::new(shared));
+        Some(if is_shared { whole } else { directory.to_owned() })
     }
 
     /// Allows access to a path; a path that does not exist is ignored.
@@ -89,10 +109,10 @@ mod tests {
     use std::{
         fs::{self, OpenOptions},
         io::ErrorKind,
-        os::unix::net::UnixListener,
+        os::unix::{fs::symlink, net::UnixListener},
     };
 
-    use super::linux::confine;
+    use super::linux::restrict;
     use crate::proxy::config;
 
     /// Returns whether the kernel supports Landlock, by querying it.
@@ -106,11 +126,14 @@ mod tests {
     #[test]
     fn only_what_is_needed_can_be_done() {
         let base = std::env::temp_dir().join(format!("wg-embed-confine-{}", std::process::id()));
-        let [own, sockets, other] = ["own", "sockets", "other"].map(|name| base.join(name));
-        for directory in [&own, &sockets, &other] {
+        let [own, sockets, other, linked] = ["own", "sockets", "other", "linked"].map(|name| base.join(name));
+        for directory in [&own, &sockets, &other, &linked] {
             fs::create_dir_all(directory).unwrap();
             fs::write(directory.join("file"), "x").unwrap();
+            fs::write(directory.join("new file"), "y").unwrap();
         }
+        let link = other.join("link");
+        symlink("../linked/file", &link).unwrap();
         let file = own.join("proxy.conf");
         let key = wg_embed::key::PrivateKey::generate_with(&wg_embed::random::SystemRandom);
         let text = format!(
@@ -126,7 +149,7 @@ mod tests {
         // It applies to one thread, and to threads that it starts.
         let confined = std::thread::spawn(move || {
             let (own, sockets, other) = directories;
-            if !confine(&config).unwrap() {
+            if !restrict(&config, &[&link]).unwrap() {
                 return false;
             }
             let denied = |result: std::io::Result<()>| {
@@ -148,6 +171,9 @@ mod tests {
             drop(UnixListener::bind(sockets.join("socket")).unwrap());
             fs::remove_file(sockets.join("socket")).unwrap();
             fs::read("/etc/hosts").unwrap();
+            // A file for name resolution elsewhere, also once another one has replaced it.
+            assert_eq!(fs::read(&link).unwrap(), b"x");
+            assert_eq!(fs::read(link.with_file_name("../linked/new file")).unwrap(), b"y");
             OpenOptions::new().read(true).write(true).open("/dev/null").unwrap();
             true
         });
