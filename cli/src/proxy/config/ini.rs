@@ -35,7 +35,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Section>, Vec<(usize, String)>> {
                 }
                 _ => errors.push((line, "a section's header is not [Name]".into())),
             }
-        } else if let Some((name, value)) = text.split_once('=') {
+        } else if let Some((name, value)) = text.split_once(['=', ':']) {
             let key =
                 Key { name: name.trim().to_ascii_lowercase(), line, value: plain(value.trim()).to_owned().into() };
             if let Some(section) = sections.last_mut() {
@@ -50,8 +50,10 @@ pub(super) fn parse(text: &str) -> Result<Vec<Section>, Vec<(usize, String)>> {
 
 /// Returns a value without its comment, or the text between its quotes.
 fn plain(text: &str) -> &str {
-    for quote in ['"', '`'] {
-        if let Some((inside, _)) = text.strip_prefix(quote).and_then(|rest| rest.split_once(quote)) {
+    for quote in ['"', '\'', '`'] {
+        if let Some((inside, rest)) = text.strip_prefix(quote).and_then(|rest| rest.split_once(quote))
+            && (rest.trim_start().is_empty() || rest.trim_start().starts_with(['#', ';']))
+        {
             return inside;
         }
     }
@@ -73,6 +75,30 @@ mod tests {
         assert_eq!(names, [("", 0), ("http", 2), ("http", 5)]);
         let values: Vec<_> = sections[1].keys.iter().map(|key| (&*key.name, key.value.as_str())).collect();
         assert_eq!(values, [("b", "x # y"), ("c", "d#e")]);
+    }
+
+    /// As go-ini, which wireproxy uses.
+    #[test]
+    fn quotes_and_colons() {
+        for (line, name, value) in [
+            ("a = 'b c' # d", "a", "b c"),
+            ("a = 'b' c'", "a", "'b' c'"),
+            ("a = it's", "a", "it's"),
+            ("a = 'b", "a", "'b"),
+            ("a = \"b\"c", "a", "\"b\"c"),
+            ("a = ''", "a", ""),
+            ("Address: fd00::2/128", "address", "fd00::2/128"),
+            ("a::1080", "a", ":1080"),
+            ("a: b = c", "a", "b = c"),
+            ("a = [::]:51820", "a", "[::]:51820"),
+            ("a=b:c", "a", "b:c"),
+        ] {
+            let sections = parse(line).ok().unwrap_or_default();
+            let keys: Vec<_> = sections[0].keys.iter().map(|key| (&*key.name, key.value.as_str())).collect();
+            assert_eq!(keys, [(name, value)], "{line}");
+        }
+        let sections = parse("[a:b=c]\n").ok().unwrap_or_default();
+        assert_eq!(sections[1].name, "a:b=c");
     }
 
     #[test]

@@ -78,10 +78,10 @@ struct Keys<'a> {
 }
 
 impl<'a> Keys<'a> {
-    /// Takes the last value of a key, if there is one that is not empty.
+    /// Takes the value of a key, if there is one that is not empty. Like wireproxy, it takes the first one.
     fn take(&mut self, name: &'static str) -> Result<Option<(usize, Zeroizing<String>)>, String> {
         self.used.push(name);
-        let key = self.section.keys.iter().rev().find(|key| key.name.eq_ignore_ascii_case(name));
+        let key = self.section.keys.iter().find(|key| key.name.eq_ignore_ascii_case(name));
         let Some(key) = key.filter(|key| !key.value.is_empty()) else {
             return Ok(None);
         };

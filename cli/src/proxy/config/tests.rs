@@ -113,6 +113,14 @@ fn what_the_stack_refuses_is_an_error() {
     }
 }
 
+/// wireproxy takes the first value of a repeated key.
+#[test]
+fn the_first_value_counts() {
+    let config = read("[Socks5]\nBindAddress = 127.0.0.1:1\nBindAddress = 127.0.0.1:2\n");
+    let at = Address::Tcp(local(1));
+    assert_eq!(config.services, [Service::new(Kind::Socks5 { at, login: None, bind: true })]);
+}
+
 #[test]
 fn all_errors_are_reported() {
     let error = parse("[Socks5]\n[SNI]\n[Interface]\n[Peer]\nPublicKey = x\n").err().unwrap_or_default();
