@@ -4,6 +4,8 @@ use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
 
 use lexopt::{Arg, Parser};
 
+use super::config;
+
 /// The selected command.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Command {
@@ -37,7 +39,7 @@ pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command
             Arg::Short('d') | Arg::Long("daemon") => run.daemon = true,
             Arg::Short('i') | Arg::Long("info") => {
                 let text = parser.value().map_err(say)?;
-                let address = text.to_str().and_then(info_address);
+                let address = text.to_str().and_then(config::socket_address);
                 run.info = Some(address.ok_or_else(|| format!("--info {}: not ADDRESS:PORT", text.display()))?);
             }
             Arg::Short('n') | Arg::Long("configtest") => run.test = true,
@@ -47,11 +49,6 @@ pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command
         }
     }
     Ok(Command::Run(run))
-}
-
-fn info_address(text: &str) -> Option<SocketAddr> {
-    let text = text.strip_prefix("localhost:").map_or_else(|| text.to_owned(), |port| format!("127.0.0.1:{port}"));
-    text.parse().ok()
 }
 
 /// Returns the path of the configuration: the requested one, or the first default path that exists.
@@ -83,7 +80,13 @@ mod tests {
         };
         assert_eq!(words("-c a -s -d -i localhost:9080 -n"), Ok(Command::Run(run)));
         assert_eq!(words("-v"), Ok(Command::Version));
-        for text in ["-c", "-x", "-i nowhere", "-i 1.2.3.4", "a"] {
+        let info = |text: &str| match words(text) {
+            Ok(Command::Run(run)) => run.info,
+            _ => None,
+        };
+        assert!(info("-i :9080").is_some_and(|at| at.ip().is_unspecified() && at.port() == 9080));
+        assert_eq!(info("-i [::1]:9080"), "[::1]:9080".parse().ok());
+        for text in ["-c", "-x", "-i nowhere", "-i 1.2.3.4", "-i :", "-i :+1", "-i localhost:x", "a"] {
             assert!(words(text).is_err(), "{text}");
         }
     }

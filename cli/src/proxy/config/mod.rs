@@ -7,7 +7,7 @@ mod tests;
 
 use std::{
     fmt::Write as _,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -206,13 +206,26 @@ impl<'a> Keys<'a> {
 }
 
 /// Parses an address and a port; without an address, all addresses.
-fn socket_address(text: &str) -> Option<SocketAddr> {
-    let text = match text.strip_prefix("localhost:") {
-        Some(port) => format!("127.0.0.1:{port}"),
-        None if text.starts_with(':') => format!("[::]{text}"),
-        None => text.to_owned(),
-    };
-    text.parse().ok()
+pub(super) fn socket_address(text: &str) -> Option<SocketAddr> {
+    match text.split_once(':') {
+        Some(("localhost", text)) => Some((Ipv4Addr::LOCALHOST, any_port(text)?).into()),
+        Some(("", text)) => Some((all_addresses(), any_port(text)?).into()),
+        _ => text.parse().ok(),
+    }
+}
+
+/// Parses a port, which may be 0.
+fn any_port(text: &str) -> Option<u16> {
+    number(text).filter(|_| text.starts_with(|first: char| first.is_ascii_digit()))
+}
+
+/// Returns the unspecified address of IPv6, which stands for both families, or that of IPv4 if the system does not have
+/// IPv6.
+fn all_addresses() -> IpAddr {
+    const MISSING: [i32; 2] = [libc::EAFNOSUPPORT, libc::EADDRNOTAVAIL];
+    let tried = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0));
+    let is_missing = tried.is_err_and(|error| error.raw_os_error().is_some_and(|code| MISSING.contains(&code)));
+    if is_missing { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
 }
 
 fn target(text: &str) -> Option<String> {

@@ -113,6 +113,47 @@ fn what_the_stack_refuses_is_an_error() {
     }
 }
 
+/// Without IPv6, as it is for this thread, all addresses are those of IPv4.
+#[test]
+#[cfg(target_os = "linux")]
+fn all_addresses_without_ipv6() {
+    assert_eq!(socket_address("[::]:1"), Some((Ipv6Addr::UNSPECIFIED, 1).into()));
+    let found =
+        std::thread::spawn(|| without_ipv6().map(|()| (socket_address(":1"), UdpSocket::bind("[::]:0").is_ok())));
+    match found.join() {
+        Ok(Ok((at, has_ipv6))) => assert!(!has_ipv6 && at == Some((Ipv4Addr::UNSPECIFIED, 1).into()), "{at:?}"),
+        Ok(Err(error)) => eprintln!("skipped: no filter of system calls: {error}"),
+        Err(_) => unreachable!("the thread panicked"),
+    }
+}
+
+/// Lets this thread create no sockets of IPv6, as on a system without it.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code)]
+fn without_ipv6() -> std::io::Result<()> {
+    let instruction = |code: u32, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf, k };
+    let load = |offset| instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, offset);
+    let is = |value, otherwise| instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, otherwise, value);
+    let end = |result| instruction(libc::BPF_RET | libc::BPF_K, 0, result);
+    // The number of the call, and the lower half of its first argument.
+    let first = if cfg!(target_endian = "little") { 16 } else { 20 };
+    let mut filter = [
+        load(0),
+        is(libc::SYS_socket as u32, 3),
+        load(first),
+        is(libc::AF_INET6 as u32, 1),
+        end(libc::SECCOMP_RET_ERRNO | libc::EAFNOSUPPORT as u32),
+        end(libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: it takes numbers, and concerns this thread.
+    let is_bound = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } == 0;
+    // SAFETY: the program outlives the call, which concerns this thread.
+    let is_set =
+        is_bound && unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) } == 0;
+    if is_set { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
 /// wireproxy takes the first value of a repeated key.
 #[test]
 fn the_first_value_counts() {
