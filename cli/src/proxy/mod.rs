@@ -7,6 +7,7 @@ mod arguments;
 mod config;
 mod confine;
 mod info;
+mod mark;
 mod reload;
 mod stdio;
 mod supervisor;
@@ -90,7 +91,7 @@ fn start(run: Run) -> Result<ExitCode, String> {
     }
 }
 
-fn serve(run: &Run, path: &Path, config: Config, ready: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
+fn serve(run: &Run, path: &Path, mut config: Config, ready: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
     let signals = Signals::block().map_err(|e| format!("cannot block signals: {e}"))?;
     if !run.silent {
         log::init("proxy");
@@ -99,6 +100,7 @@ fn serve(run: &Run, path: &Path, config: Config, ready: impl FnOnce() -> Result<
     // Before there are other threads: restrictions apply to threads that start later.
     confine::confine(&config);
     stderr::start().map_err(|e| format!("cannot start the log: {e}"))?;
+    mark::permit(&mut config);
     let options = Options {
         addresses: addresses(&config),
         mtu: mtu(&config),
@@ -132,7 +134,11 @@ fn serve(run: &Run, path: &Path, config: Config, ready: impl FnOnce() -> Result<
     wait_for_signals(signals, mailbox.clone())?;
     let supervisor = Supervisor::start(poll, mailbox, stack, start, config, run.info)?;
     ready()?;
-    supervisor.run(&|| config::read(path))
+    supervisor.run(&|| {
+        let mut config = config::read(path)?;
+        mark::permit(&mut config);
+        Ok(config)
+    })
 }
 
 /// Raises the limit of descriptors to the maximum, since each connection takes one.

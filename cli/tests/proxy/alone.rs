@@ -49,3 +49,34 @@ fn a_proxy_in_the_background() {
     daemon.signal("TERM");
     wait("the end of the process", || daemon.ids().is_empty());
 }
+
+/// A command that runs another one as root without the permission to set marks.
+fn without_marks() -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--inh-caps", "-all", "--bounding-set", "-net_admin,-net_raw"]);
+    command
+}
+
+/// Without the permission to set a mark the proxy works without it.
+#[test]
+fn a_mark_that_is_not_permitted() {
+    let world = World::new();
+    world.write(ECHO, "FwMark = 0x2a\n");
+    let mut command = Proxy::command(&world);
+    if rustix::process::geteuid().is_root() {
+        if !without_marks().arg("true").status().is_ok_and(|status| status.success()) {
+            eprintln!("skipped: there is no setpriv, which runs it without permissions");
+            return;
+        }
+        let mut limited = without_marks();
+        limited.arg(command.get_program()).args(command.get_args());
+        command = limited;
+    }
+    let proxy = Proxy::start(&mut command);
+    proxy.wait_for_log("FwMark is ignored");
+    world.wait_for_tunnel();
+    assert_eq!(exchange(connect(proxy.port(0)), b"hello"), b"hello");
+    // A reload keeps it so.
+    proxy.signal("HUP");
+    proxy.wait_for_log("the configuration was read again");
+}

@@ -44,6 +44,12 @@ fn the_same_files_are_accepted() {
             true,
             true,
         ),
+        (
+            format!("[Interface]\nAddress: 10.9.0.2/32\nPrivateKey = '{KEY}'\nFwMark = 1\n{peer}")
+                + "[TCPClientTunnel]\nBindAddress: :1080\nBindAddress = nonsense\nTarget = a.example:80\n",
+            true,
+            true,
+        ),
         // What both refuse.
         (interface.clone(), false, false),
         (peer.clone(), false, false),
