@@ -24,13 +24,21 @@ const MAX_HEAD: usize = 16 << 10;
 /// The state of pings and their replies.
 pub(super) struct Info {
     interval: Duration,
-    /// The last reply, and the ping in progress.
-    alive: BTreeMap<IpAddr, (Option<SystemTime>, Option<Ping>)>,
+    alive: BTreeMap<IpAddr, Alive>,
+}
+
+/// The state of one address.
+#[derive(Default)]
+struct Alive {
+    /// The time of the last reply.
+    last: Option<SystemTime>,
+    /// The ping in progress, and the time at which it was sent.
+    ping: Option<(SystemTime, Ping)>,
 }
 
 impl Info {
     pub(super) fn new(config: &Config) -> Self {
-        let alive = config.check_alive.iter().map(|address| (*address, (None, None))).collect();
+        let alive = config.check_alive.iter().map(|address| (*address, Alive::default())).collect();
         Self { interval: config.check_interval, alive }
     }
 
@@ -47,17 +55,19 @@ impl Info {
     /// Sends a ping to each address. Returns whether there are any.
     pub(super) fn check(&mut self, stack: &Netstack) -> bool {
         self.collect();
-        for (address, (_, ping)) in &mut self.alive {
-            *ping = stack.start_ping(*address, 16).ok();
+        for (address, Alive { ping, .. }) in &mut self.alive {
+            let sent = SystemTime::now();
+            *ping = stack.start_ping(*address, 16).ok().map(|ping| (sent, ping));
         }
         !self.alive.is_empty()
     }
 
-    /// Records replies.
+    /// Records the times of replies, which may have arrived long before.
     fn collect(&mut self) {
-        for (last, ping) in self.alive.values_mut() {
-            if ping.as_ref().is_some_and(|ping| ping.try_reply().is_ok()) {
-                *last = Some(SystemTime::now());
+        for Alive { last, ping } in self.alive.values_mut() {
+            let replied = ping.as_ref().and_then(|(sent, ping)| Some(*sent + ping.try_reply().ok()?));
+            if replied.is_some() {
+                *last = replied;
                 *ping = None;
             }
         }
@@ -67,7 +77,7 @@ impl Info {
         self.collect();
         let mut text = String::from("{");
         let mut ready = true;
-        for (address, (last, _)) in &self.alive {
+        for (address, Alive { last, .. }) in &self.alive {
             let age = last.and_then(|last| last.elapsed().ok());
             ready &= age.is_some_and(|age| age <= self.interval + GRACE);
             let seconds = last.and_then(|last| last.duration_since(UNIX_EPOCH).ok()).map_or(0, |time| time.as_secs());
@@ -162,19 +172,53 @@ fn metrics(device: &Device) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 mod tests {
+    use std::{slice, sync::Arc};
+
+    use wg_embed::tun::{PacketArena, PacketList, Tun};
+    use wg_embed_netstack::Options;
+
     use super::*;
+
+    /// Passes packets on.
+    fn pass(from: &Arc<dyn Tun>, to: &Arc<dyn Tun>) {
+        let mut arena = PacketArena::new(64 << 10, 16, |len, _| len);
+        arena.clear(from.mtu());
+        from.read(&mut arena).unwrap();
+        for slot in arena.slots() {
+            to.write(PacketList { buffer: arena.packet(*slot), ranges: slice::from_ref(&(0..slot.len)) });
+        }
+    }
+
+    #[test]
+    fn a_reply_has_the_time_of_its_arrival() {
+        let address = |last| IpAddr::from([10, 0, 0, last]);
+        let [own, other] =
+            [1, 2].map(|last| Netstack::new(Options { addresses: vec![address(last)], ..Options::default() }).unwrap());
+        let alive = BTreeMap::from([(address(2), Alive::default())]);
+        let mut info = Info { interval: Duration::from_secs(5), alive };
+        assert!(info.check(&own));
+        let (own, other) = (own.tun(), other.tun());
+        pass(&own, &other);
+        pass(&other, &own);
+        let arrived = SystemTime::now();
+        std::thread::sleep(Duration::from_millis(20));
+        info.collect();
+        let Alive { last, ping } = &info.alive[&address(2)];
+        assert!(ping.is_none() && last.is_some_and(|last| last <= arrived), "{last:?} {arrived:?}");
+    }
 
     #[test]
     fn answers_outlive_a_reload() {
         let [kept, gone, new]: [IpAddr; 3] = [1, 2, 3].map(|n| [10, 0, 0, n].into());
         let info = |addresses: [IpAddr; 2], last| Info {
             interval: Duration::from_secs(5),
-            alive: addresses.into_iter().map(|address| (address, (last, None))).collect(),
+            alive: addresses.into_iter().map(|address| (address, Alive { last, ping: None })).collect(),
         };
         let mut served = info([kept, gone], Some(SystemTime::now()));
         served.replace(info([kept, new], None));
-        let has_answered: Vec<_> = served.alive.iter().map(|(ip, (last, _))| (*ip, last.is_some())).collect();
+        let has_answered: Vec<_> = served.alive.iter().map(|(ip, alive)| (*ip, alive.last.is_some())).collect();
         assert_eq!(has_answered, [(kept, true), (new, false)]);
     }
 }
