@@ -6,6 +6,7 @@
 mod arguments;
 mod config;
 mod confine;
+mod descriptors;
 mod info;
 mod mark;
 mod reload;
@@ -96,7 +97,7 @@ fn serve(run: &Run, path: &Path, mut config: Config, ready: impl FnOnce() -> Res
     if !run.silent {
         log::init("proxy");
     }
-    raise_descriptors();
+    descriptors::raise();
     // Before there are other threads: restrictions apply to threads that start later.
     confine::confine(&config);
     stderr::start().map_err(|e| format!("cannot start the log: {e}"))?;
@@ -139,15 +140,6 @@ fn serve(run: &Run, path: &Path, mut config: Config, ready: impl FnOnce() -> Res
         mark::permit(&mut config);
         Ok(config)
     })
-}
-
-/// Raises the limit of descriptors to the maximum, since each connection takes one.
-fn raise_descriptors() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
-        tracing::debug!(%error, "the number of descriptors stays as it is");
-    }
 }
 
 /// Passes signals to the loop.
