@@ -7,6 +7,7 @@ mod arguments;
 mod config;
 mod confine;
 mod descriptors;
+mod exposed;
 mod info;
 mod mark;
 mod reload;
@@ -102,6 +103,7 @@ fn serve(run: &Run, path: &Path, mut config: Config, ready: impl FnOnce() -> Res
     confine::confine(&config);
     stderr::start().map_err(|e| format!("cannot start the log: {e}"))?;
     mark::permit(&mut config);
+    exposed::warn(&config, run.info);
     let options = Options {
         addresses: addresses(&config),
         mtu: mtu(&config),
@@ -138,6 +140,7 @@ fn serve(run: &Run, path: &Path, mut config: Config, ready: impl FnOnce() -> Res
     supervisor.run(&|| {
         let mut config = config::read(path)?;
         mark::permit(&mut config);
+        exposed::warn(&config, None);
         Ok(config)
     })
 }
