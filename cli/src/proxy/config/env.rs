@@ -9,7 +9,10 @@ pub(super) fn expand(value: &str, variable: impl Fn(&str) -> Option<String>) -> 
     }
     match value.strip_prefix('$') {
         Some(name) => {
-            variable(name).map(Zeroizing::new).ok_or_else(|| format!("the environment variable {name} is not set"))
+            // The name may be a part of a password.
+            variable(name)
+                .map(Zeroizing::new)
+                .ok_or_else(|| "the environment variable is not set ($$ stands for $)".into())
         }
         None => Ok(value.to_owned().into()),
     }
@@ -25,6 +28,6 @@ mod tests {
         for (text, value) in [("$A", "$x"), ("$$A", "$A"), ("b$A", "b$A"), ("", "")] {
             assert_eq!(expand(text, variable).as_deref().map(String::as_str), Ok(value), "{text}");
         }
-        assert!(expand("$B", variable).is_err());
+        assert!(expand("$secret", variable).is_err_and(|error| !error.contains("secret")));
     }
 }

@@ -84,6 +84,7 @@ fn errors_have_a_place_and_no_value() {
         ("[Other]\na = secret\n", "line 6: [other]: unknown section"),
         ("[Peer]\nPublicKey = secret\n", "line 7"),
         ("[SNI]\nBindAddress = $WG_EMBED_IS_NOT_SET\n", "environment variable"),
+        ("[Socks5]\nBindAddress = :1\nUsername = a\nPassword = $secret\n", "line 9: [socks5] Password: the env"),
         ("[Resolve]\nResolveStrategy = secret\n", "[resolve] ResolveStrategy"),
     ] {
         let error = parse(&(base() + text)).err().unwrap_or_default();
