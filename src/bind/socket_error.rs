@@ -1,5 +1,7 @@
 //! The meaning of socket errors for the socket.
 
+use std::io;
+
 /// A code for errors that are not from the system.
 pub(super) const UNKNOWN: i32 = -1;
 
@@ -12,6 +14,16 @@ pub(super) fn ends(code: i32) -> bool {
     // Of winsock2.h: WSA_INVALID_HANDLE, WSAEBADF, WSAENOTSOCK, WSAECONNABORTED, WSAENOTCONN, WSAESHUTDOWN.
     #[cfg(windows)]
     return matches!(code, 6 | 10009 | 10038 | 10053 | 10057 | 10058);
+}
+
+/// Returns whether an error means that a descriptor is none of a socket.
+pub(super) fn is_no_socket(err: &io::Error) -> bool {
+    #[cfg(not(windows))]
+    const NO_SOCKET: i32 = libc::ENOTSOCK;
+    /// Of winsock2.h: `WSAENOTSOCK`.
+    #[cfg(windows)]
+    const NO_SOCKET: i32 = 10038;
+    err.raw_os_error() == Some(NO_SOCKET)
 }
 
 /// Returns whether an error means that a datagram was too large for its slot. Only Windows reports this as an error.

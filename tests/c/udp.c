@@ -452,6 +452,13 @@ static void an_apps_own_socket(void) {
   CHECK_FAILS(wg_udp_adopt(pair[0], WG_FD_TAKE, NULL, NULL), WG_ERR_INVALID, "not a UDP socket");
   CHECK(is_open(pair[0]) && !is_nonblocking(pair[0]));
   close(pair[0]);
+  CHECK_EQ(pipe(pair), 0);
+  for (i = 0; i < 2; i++) {
+    CHECK_FAILS(wg_udp_adopt(pair[i], (uint32_t)owners[i], NULL, NULL), WG_ERR_INVALID, "not a UDP socket");
+    CHECK(is_open(pair[i]) && !is_nonblocking(pair[i]));
+    close(pair[i]);
+  }
+  CHECK_EQ(open_fds(), fds);
   free_room(&room);
 }
 

@@ -13,6 +13,7 @@ use crate::{
         counters::Counters,
         interface,
         outgoing::{Origin, Outgoing},
+        socket_error::is_no_socket,
         system::SavedOptions,
     },
     sync,
@@ -144,9 +145,10 @@ impl Pair {
     /// restored.
     pub(in crate::bind) fn adopt(&self, socket: socket2::Socket) -> io::Result<u16> {
         let wanted = self.wanted();
-        let datagrams = socket.r#type()? == socket2::Type::DGRAM;
-        let address = socket.local_addr()?.as_socket().filter(|address| datagrams && address.port() != 0);
         let not_one = || io::Error::new(io::ErrorKind::InvalidInput, "it is not a UDP socket, or not bound");
+        let kind = socket.r#type().map_err(|err| if is_no_socket(&err) { not_one() } else { err })?;
+        let datagrams = kind == socket2::Type::DGRAM;
+        let address = socket.local_addr()?.as_socket().filter(|address| datagrams && address.port() != 0);
         let address = address.ok_or_else(not_one)?;
         let family = Family::of(address);
         let adopted = SavedOptions::new(&socket)?;
