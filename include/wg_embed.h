@@ -2297,6 +2297,8 @@ int32_t wg_peek_socket_fd6(int32_t handle);
  * Binds a tunnel's IPv4 socket, and its successors, to one network interface by its index, regardless of the routes; 0
  * ends that. On Windows only sending is bound to the interface.
  *
+ * While a tunnel is paused, this applies to its next sockets.
+ *
  * While `blackhole` is not 0, all outgoing IPv4 datagrams are dropped, and counted as out_send_failed: for the time
  * between the loss of one network and the next.
  *

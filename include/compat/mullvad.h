@@ -111,7 +111,8 @@ int32_t wgGetSocketV6(int32_t handle);
 
 /**
  * Binds the sockets of one family, AF_INET or AF_INET6, of all tunnels to the interface with this index; with 0,
- * outgoing datagrams of that family are dropped. No-op for another family. Failures are in the tunnels' logs.
+ * outgoing datagrams of that family are dropped. No-op for another family, and for one that the host does not have.
+ * Failures are in the tunnels' logs.
  */
 void wgRebindTunnelSocket(uint16_t family, uint32_t interface_index);
 

@@ -231,7 +231,7 @@ impl BatchUdp {
     /// `NotFound` if there is no such interface; `Unsupported` if the family has no socket, or the system does not
     /// support this (Linux since 5.7, Apple systems and Windows do); `Permission`; `Closed`. Nothing has changed then.
     pub fn set_interface(&self, family: Family, index: u32, blackhole: bool) -> Result<()> {
-        check(&self.pair, family)?;
+        self.check_open()?;
         let set = self.pair.set_egress(family, Egress { interface: index, blackhole });
         self.wake();
         set.map_err(|err| Error::io(format!("cannot bind {family} to an interface"), err))

@@ -41,9 +41,9 @@ pub(super) fn bind(socket: &SockRef<'_>, family: Family, index: u32) -> io::Resu
     #[cfg(windows)]
     let bound = super::windows::set_interface(socket, family, index);
     #[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple", windows)))]
-    let bound: io::Result<()> = match (socket, family, index) {
-        (.., 0) => Ok(()),
-        _ => Err(io::ErrorKind::Unsupported.into()),
+    let bound: io::Result<()> = {
+        let _ = (socket, family);
+        Ok(())
     };
     bound.map_err(|err| match err.raw_os_error() {
         Some(NO_INTERFACE) => no_interface(index),
@@ -51,11 +51,16 @@ pub(super) fn bind(socket: &SockRef<'_>, family: Family, index: u32) -> io::Resu
     })
 }
 
-/// Refuses an interface that does not exist, on systems that accept any number.
+/// Refuses an interface that does not exist, on systems that accept any number; any interface, on systems that cannot
+/// bind a socket to one.
 pub(super) fn check(index: u32) -> io::Result<()> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     if index != 0 && !linux::exists(index) {
         return Err(no_interface(index));
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple", windows)))]
+    if index != 0 {
+        return Err(io::ErrorKind::Unsupported.into());
     }
     let _ = index;
     Ok(())

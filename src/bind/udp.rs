@@ -127,13 +127,22 @@ impl UdpBind {
 
     /// Binds one family to one interface; see [`BatchUdp::set_interface`](super::BatchUdp::set_interface).
     ///
+    /// While it is not open, this applies to the next sockets.
+    ///
     /// # Errors
-    /// `NotFound` if there is no such interface, and errors of the system. Nothing has changed then.
+    /// `NotFound` if there is no such interface; `Unsupported` if it is open without a socket of the family, or the
+    /// system does not support this; and errors of the system. Nothing has changed then.
     pub fn set_interface(&self, family: super::Family, index: u32, blackhole: bool) -> io::Result<()> {
         let set = self.pair.set_egress(family, Egress { interface: index, blackhole });
         self.routes.changed();
         self.wake();
         set
+    }
+
+    /// Returns whether a family has a socket; false for both if it is not open.
+    #[must_use]
+    pub fn has(&self, family: super::Family) -> bool {
+        self.pair.families().is_some_and(|has| has[family as usize])
     }
 
     /// Returns the IPv4 socket. The bind keeps its ownership, and closes it in the next `open` or `close`.

@@ -587,10 +587,20 @@ namespace WgEmbed {
     public void NetworkChanged() { handle.Call(h => Native.wg_network_changed(h)); }
 
     /// <summary>Binds the sockets to the interface with this index, so that the tunnel's own packets do not enter it; 0
-    /// leaves the choice to the routes.</summary>
+    /// leaves the choice to the routes. The host may lack a family.</summary>
     public void BindToInterface(int index) {
-      handle.Call(h => Native.wg_bind_socket_to_interface4(h, (uint)index, 0));
-      handle.Call(h => Native.wg_bind_socket_to_interface6(h, (uint)index, 0));
+      try {
+        handle.Call(h => Native.wg_bind_socket_to_interface4(h, (uint)index, 0));
+      } catch (WgException e) when (e.Code == WgError.Unsupported) {
+        // A host without IPv4 has IPv6. If nothing can be bound, this fails as well.
+        handle.Call(h => Native.wg_bind_socket_to_interface6(h, (uint)index, 0));
+        return;
+      }
+      try {
+        handle.Call(h => Native.wg_bind_socket_to_interface6(h, (uint)index, 0));
+      } catch (WgException e) when (e.Code == WgError.Unsupported) {
+        // Only IPv4 is bound, as there is no IPv6.
+      }
     }
 
     /// <summary>Stops all traffic until <see cref="Resume"/>. Idempotent.</summary>

@@ -3,7 +3,7 @@
 
 #[cfg(all(unix, not(target_os = "android")))]
 use wg_embed::error::Result;
-use wg_embed::{bind::Family, key::KEY_LEN};
+use wg_embed::{bind::Family, error::ErrorKind, key::KEY_LEN};
 
 #[cfg(all(unix, not(target_os = "android")))]
 use crate::plumbing::fd::AppFd;
@@ -32,10 +32,17 @@ pub fn bump_sockets_soon(handle: i32) -> wg_result_t {
 }
 
 /// Binds the sockets of one family, of all tunnels, to an interface. Without an index, their outgoing datagrams are
-/// dropped.
+/// dropped. Failures are logged, but not that the host does not have the family.
 pub fn bind_all_to_interface(family: Family, interface_index: u32) {
     for handle in handle::all::<Running>() {
-        if bind_to_interface(handle, family, interface_index, i32::from(interface_index == 0)) != wg_result_t::WG_OK {
+        let bound: wg_result_t = guard_on(handle, |entry: &Entry<Running>| {
+            let has_socket = || entry.sockets.as_ref().is_some_and(|sockets| sockets.has(family));
+            match bind_to_interface(entry, family, interface_index, interface_index == 0) {
+                Err(err) if err.kind() == ErrorKind::Unsupported && !has_socket() => Ok(()),
+                bound => bound,
+            }
+        });
+        if bound != wg_result_t::WG_OK {
             tell_failure(handle);
         }
     }

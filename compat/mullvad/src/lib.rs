@@ -269,7 +269,8 @@ fn socket(fd: i32) -> i32 {
 }
 
 /// Binds the sockets of one family, AF_INET or AF_INET6, of all tunnels to the interface with this index; with 0,
-/// outgoing datagrams of that family are dropped. No-op for another family. Failures are in the tunnels' logs.
+/// outgoing datagrams of that family are dropped. No-op for another family, and for one that the host does not have.
+/// Failures are in the tunnels' logs.
 #[unsafe(no_mangle)]
 pub extern "C" fn wgRebindTunnelSocket(family: u16, interface_index: u32) {
     let family = match c_int::from(family) {

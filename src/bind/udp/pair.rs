@@ -186,8 +186,16 @@ impl Pair {
 
     /// Sets how a family's datagrams leave, now and after reopening. If that fails, nothing has changed. The caller
     /// must wake the receiver, as the sockets may be new.
+    ///
+    /// # Errors
+    /// `Unsupported` if the family has no socket, unless no family has one now; `NotFound` if there is no such
+    /// interface; errors of the system.
     pub(in crate::bind) fn set_egress(&self, family: Family, egress: Egress) -> io::Result<()> {
         let mut current = self.wanted();
+        if self.families().is_some_and(|has| !has[family as usize]) {
+            let text = format!("there is no {family} socket");
+            return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+        }
         let mut wanted = *current;
         wanted.egress[family as usize] = egress;
         let own = self.with_sockets(|sockets| sockets.adopted.is_none()).unwrap_or(false);

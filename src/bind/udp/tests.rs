@@ -531,6 +531,23 @@ fn zones_are_numbers_or_interfaces() {
     }
 }
 
+/// As on a host without IPv6.
+#[test]
+fn a_family_without_a_socket_is_not_bound_to_an_interface() {
+    let bind = UdpBind::new().unwrap().with_address(Ipv4Addr::LOCALHOST.into());
+    let set = |family, blackhole| bind.set_interface(family, 0, blackhole).map_err(|err| err.kind());
+    assert_eq!([set(Family::V4, false), set(Family::V6, false)], [Ok(()); 2], "there may be a socket later");
+    assert!(!bind.has(Family::V4));
+    bind.open(0).unwrap();
+    assert!(bind.has(Family::V4) && !bind.has(Family::V6));
+    for blackhole in [true, false] {
+        let expected = [Ok(()), Err(io::ErrorKind::Unsupported)];
+        assert_eq!([set(Family::V4, blackhole), set(Family::V6, blackhole)], expected);
+    }
+    bind.close();
+    assert_eq!([set(Family::V4, true), set(Family::V6, true)], [Ok(()); 2]);
+}
+
 #[test]
 fn an_address_of_its_own_is_the_only_one() {
     let bind = UdpBind::new().unwrap().with_address(Ipv4Addr::LOCALHOST.into());

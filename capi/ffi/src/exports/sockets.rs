@@ -39,6 +39,8 @@ pub extern "C" fn wg_peek_socket_fd6(handle: i32) -> i32 {
 /// Binds a tunnel's IPv4 socket, and its successors, to one network interface by its index, regardless of the routes; 0
 /// ends that. On Windows only sending is bound to the interface.
 ///
+/// While a tunnel is paused, this applies to its next sockets.
+///
 /// While `blackhole` is not 0, all outgoing IPv4 datagrams are dropped, and counted as out_send_failed: for the time
 /// between the loss of one network and the next.
 ///
@@ -54,7 +56,7 @@ pub extern "C" fn wg_peek_socket_fd6(handle: i32) -> i32 {
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub extern "C" fn wg_bind_socket_to_interface4(handle: i32, interface_index: u32, blackhole: i32) -> wg_result_t {
-    bind_to_interface(handle, Family::V4, interface_index, blackhole)
+    guard_on(handle, |entry: &Entry<Running>| bind_to_interface(entry, Family::V4, interface_index, blackhole != 0))
 }
 
 /// Binds a tunnel's IPv6 socket to an interface, as wg_bind_socket_to_interface4() does for IPv4.
@@ -62,7 +64,7 @@ pub extern "C" fn wg_bind_socket_to_interface4(handle: i32, interface_index: u32
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub extern "C" fn wg_bind_socket_to_interface6(handle: i32, interface_index: u32, blackhole: i32) -> wg_result_t {
-    bind_to_interface(handle, Family::V6, interface_index, blackhole)
+    guard_on(handle, |entry: &Entry<Running>| bind_to_interface(entry, Family::V6, interface_index, blackhole != 0))
 }
 
 /// Reopens a tunnel's sockets on the same port; the new ones are passed to `protect` first. For a change of networks,
@@ -173,13 +175,11 @@ fn peek(handle: i32, family: Family) -> i32 {
     })
 }
 
-pub(crate) fn bind_to_interface(handle: i32, family: Family, index: u32, blackhole: i32) -> wg_result_t {
-    guard_on(handle, |entry: &Entry<Running>| -> Result<()> {
-        entry.check_running()?;
-        let Some(sockets) = &entry.sockets else {
-            return Err(Error::new(ErrorKind::Unsupported, "the app transports the tunnel's datagrams"));
-        };
-        let bound = sockets.set_interface(family, index, blackhole != 0);
-        bound.map_err(|err| Error::io(format!("cannot bind the {family} socket to interface {index}"), err))
-    })
+pub(crate) fn bind_to_interface(entry: &Running, family: Family, index: u32, blackhole: bool) -> Result<()> {
+    entry.check_running()?;
+    let Some(sockets) = &entry.sockets else {
+        return Err(Error::new(ErrorKind::Unsupported, "the app transports the tunnel's datagrams"));
+    };
+    let bound = sockets.set_interface(family, index, blackhole);
+    bound.map_err(|err| Error::io(format!("cannot bind the {family} socket to interface {index}"), err))
 }
