@@ -25,6 +25,7 @@ pub(crate) struct EventQueue {
 
 #[derive(Debug, Default)]
 struct State {
+    /// It has memory for at least one event from the beginning.
     waiting: VecDeque<wg_event_t>,
     /// Events were dropped since the last [`next`](EventQueue::next).
     has_missed: bool,
@@ -36,29 +37,34 @@ impl State {
     fn is_ready(&self) -> bool {
         self.has_missed || self.is_over || !self.waiting.is_empty()
     }
+
+    /// Adds an event; without room, in place of the oldest one.
+    fn push(&mut self, event: wg_event_t, has_room: bool) {
+        if !has_room {
+            self.waiting.pop_front();
+            self.has_missed = true;
+        }
+        self.is_over |= event.kind == WG_EVENT_ENDED as u32;
+        self.waiting.push_back(event);
+    }
 }
 
 impl EventQueue {
     pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self { state: Mutex::default(), changed: Condvar::new(), signal: Signal::new()? })
+        let mut state = State::default();
+        state.waiting.try_reserve(1)?;
+        Ok(Self { state: Mutex::new(state), changed: Condvar::new(), signal: Signal::new()? })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         sync::lock(&self.state)
     }
 
-    /// Adds an event. If the queue is full, the oldest one is dropped.
+    /// Adds an event. If the queue is full, or there is no memory for more, the oldest one is dropped.
     pub(crate) fn push(&self, event: wg_event_t) {
         self.change(|state| {
-            if state.waiting.len() >= WG_EVENTS_MAX {
-                state.waiting.pop_front();
-                state.has_missed = true;
-            }
-            state.is_over |= event.kind == WG_EVENT_ENDED as u32;
-            match state.waiting.try_reserve(1) {
-                Ok(()) => state.waiting.push_back(event),
-                Err(_) => state.has_missed = true,
-            }
+            let has_room = state.waiting.len() < WG_EVENTS_MAX && state.waiting.try_reserve(1).is_ok();
+            state.push(event, has_room);
         });
     }
 
@@ -218,6 +224,26 @@ mod tests {
         assert_eq!(kind(&queue), 0);
         queue.push(numbered(1));
         assert_eq!(kind(&queue), WG_EVENT_SOCKETS_RECOVERED as u32);
+    }
+
+    /// The memory for one event is there from the beginning, so there always is an oldest one to give up.
+    #[test]
+    fn without_memory_the_oldest_are_missed_and_never_the_end() {
+        let queue = EventQueue::new().unwrap();
+        let capacity = queue.state().waiting.capacity();
+        assert!(capacity > 0);
+        (0..capacity).for_each(|number| queue.push(numbered(number)));
+        queue.change(|state| {
+            state.push(numbered(capacity), false);
+            state.push(wg_event_t::of(WG_EVENT_ENDED), false);
+            assert_eq!(state.waiting.capacity(), capacity, "no memory is taken");
+        });
+        assert_eq!(kind(&queue), WG_EVENT_MISSED as u32);
+        for number in 2..=capacity {
+            assert_eq!(queue.next(Some(Duration::ZERO)).unwrap().unwrap().listen_port, number as u32);
+        }
+        assert_eq!(kind(&queue), WG_EVENT_ENDED as u32);
+        assert_eq!(queue.next(None).unwrap_err().kind(), ErrorKind::Closed);
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub(crate) struct Events {
 impl Events {
     /// Queues events for wg_next_event() as well.
     pub(crate) fn add_queue(&self) -> Result<()> {
-        let queue = EventQueue::new().map_err(|err| Error::io("cannot make a descriptor for events", err))?;
+        let queue = EventQueue::new().map_err(|err| Error::io("cannot make the queue of events", err))?;
         self.queue.get_or_init(|| queue);
         Ok(())
     }
