@@ -15,10 +15,10 @@ public final class Tunnel: Sendable {
   ///
   /// - Throws: `WgError`, for example with the code `.addrInUse` for the port.
   public convenience init(_ config: Config, packets: PacketIO, options: TunnelOptions = TunnelOptions()) throws {
-    // Given up by the library, also on failure.
-    let callbacks = packets.raw
     try self.init(config, options) { raw, uapi in
-      withUnsafePointer(to: callbacks) { callbacks in
+      // Given up by the library, also if it fails. Not made earlier: nothing else would give it up.
+      let callbacks = packets.raw
+      return withUnsafePointer(to: callbacks) { callbacks in
         raw.tun = callbacks
         return wg_turn_on_with(&raw, uapi)
       }
