@@ -255,7 +255,7 @@ impl LinuxTun {
 
     /// Takes a descriptor and examines it: a TUN with or without virtio-net headers, or else any descriptor that
     /// [`FdTun`](super::fd::FdTun) accepts. It is made non-blocking. On failure it is closed: a caller that wants to
-    /// keep it passes a duplicate.
+    /// keep it passes a duplicate. Offloads that were enabled for virtio-net headers stay enabled in any case.
     ///
     /// Its creator brings the interface up: the first event is always [`TunEvent::Up`], later ones report changes. A
     /// TUN must have been created with IFF_NO_PI, which cannot be checked. The MTU is that of the interface; if it

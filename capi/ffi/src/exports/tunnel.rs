@@ -38,7 +38,8 @@ use wg_embed::{
 /// wg_turn_off(), on two threads of its own.
 ///
 /// Memory: takes ownership of `tun_fd` on success, and closes that number before it returns; the library uses a
-/// duplicate. On failure the caller still owns it, open and in its previous mode. `uapi` is not kept.
+/// duplicate. On failure the caller still owns it, open and in its previous mode; only the offloads of a TUN with
+/// IFF_VNET_HDR (TUNSETOFFLOAD), which belong to the interface, may stay set. `uapi` is not kept.
 /// Requires: `uapi` is NULL or ends with a zero byte. On success only the library uses `tun_fd` from then on.
 /// Errors: WG_ERR_NULL if `uapi` is NULL; WG_ERR_INVALID if `tun_fd` is not open, or a value of the text is invalid;
 /// WG_ERR_PROTOCOL if a line is not of the form key=value; WG_ERR_TOO_LARGE beyond 64 MiB; WG_ERR_UNSUPPORTED if
@@ -139,7 +140,8 @@ pub extern "C" fn wg_turn_off_within(handle: i32, milliseconds: u32) -> wg_resul
 /// if the interface does not report one; 0 stands for WG_MTU_DEFAULT. The new interface is considered up.
 ///
 /// When this returns WG_OK, the library has closed the old descriptor, and no longer writes to it. Packets that were
-/// read from it are sent; unread packets are lost. If `tun_fd` cannot be used, nothing changes.
+/// read from it are sent; unread packets are lost. If `tun_fd` cannot be used, nothing changes, except offloads, as in
+/// wg_turn_on().
 ///
 /// Call it while the tunnel runs or is paused. On Android the old descriptor does not fail when there is a new
 /// interface; it only has no packets. But if the other end of a socketpair is closed, or an interface removed, a tunnel
