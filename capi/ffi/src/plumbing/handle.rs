@@ -249,15 +249,15 @@ pub(crate) fn functions<T: Object>(handle: i32) -> Result<Known<T>> {
 /// Returns the object of a handle, and waits until it is created, as callbacks have the handle before that. The object
 /// lives as long as a call uses it, even if another call ends it.
 pub(crate) fn get<T: Object>(handle: i32) -> Result<Arc<Entry<T>>> {
-    let mut table = wait_while(handle, table(), |state| matches!(state, State::Starting));
+    let mut table = wait_while::<T>(handle, table(), |state| matches!(state, State::Starting));
     let entry = table.row::<T>(handle).and_then(|row| row.live().cloned());
     drop(table);
     known(handle, entry)
 }
 
-/// Waits while an object is in a state.
-fn wait_while(handle: i32, mut table: Guard, is_so: fn(&State) -> bool) -> Guard {
-    while table.find(handle).is_ok_and(|at| is_so(&table.rows[at].state)) {
+/// Waits while an object of this kind is in a state.
+fn wait_while<T: Object>(handle: i32, mut table: Guard, is_so: fn(&State) -> bool) -> Guard {
+    while table.row::<T>(handle).is_some_and(|row| is_so(&row.state)) {
         table = sync::wait(CHANGED.get(), table);
     }
     table
@@ -274,7 +274,7 @@ pub(crate) fn all<T: Object>() -> Vec<i32> {
 pub(crate) fn end<T: Object>(handle: i32, end: impl FnOnce(&Entry<T>) -> Result<()>) -> Result<()> {
     // In this order: what belongs to the object is freed before others hear that it has ended.
     let (_ending, entry) = {
-        let mut table = wait_while(handle, table(), |state| !matches!(state, State::Live(_)));
+        let mut table = wait_while::<T>(handle, table(), |state| !matches!(state, State::Live(_)));
         let entry = known(handle, table.row::<T>(handle).and_then(Row::take))?;
         (Ending(handle), entry)
     };
@@ -295,10 +295,8 @@ impl Drop for Ending {
 pub(crate) fn end_within<T: Object>(handle: i32, timeout: Duration, end: fn(&Entry<T>) -> Result<()>) -> Result<()> {
     let until = Instant::now() + timeout;
     let mut table = table();
-    if table.row::<T>(handle).is_none() {
-        return Err(unknown::<T>(handle));
-    }
-    while table.row::<T>(handle).is_some_and(|row| matches!(row.state, State::Starting)) {
+    // Also unknown if its creation fails during the wait.
+    while matches!(table.row::<T>(handle).ok_or_else(|| unknown::<T>(handle))?.state, State::Starting) {
         table = wait_until::<T>(handle, table, until, timeout)?;
     }
     if let Some(entry) = table.row::<T>(handle).and_then(Row::take) {
@@ -341,6 +339,68 @@ fn wait_until<T: Object>(handle: i32, table: Guard, until: Instant, timeout: Dur
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use std::sync::mpsc;
+
+    /// Only ends a test that hangs.
+    const LIMIT: Duration = Duration::from_secs(300);
+
+    struct One;
+    struct Other;
+
+    impl Object for One {
+        const NAME: &'static str = "one";
+        const END: &'static str = "";
+        type Functions = ();
+
+        fn close((): &()) {}
+    }
+
+    impl Object for Other {
+        const NAME: &'static str = "other";
+        const END: &'static str = "";
+        type Functions = ();
+
+        fn close((): &()) {}
+    }
+
+    fn kind<R>(result: Result<R>) -> Option<ErrorKind> {
+        result.err().map(|err| err.kind())
+    }
+
+    #[test]
+    fn an_object_of_another_kind_is_not_waited_for() {
+        let handle = reserve().unwrap();
+        let starting = start::<One>(handle, Arc::new(())).unwrap();
+        let (told, results) = mpsc::channel();
+        thread::spawn("test", Owner::unique(), move || {
+            let within = end_within::<Other>(handle, LIMIT, |_| Ok(()));
+            let _ = told.send([kind(get::<Other>(handle)), kind(end::<Other>(handle, |_| Ok(()))), kind(within)]);
+        })
+        .unwrap();
+        let refused = results.recv_timeout(LIMIT).expect("it waits for the wrong object");
+        assert_eq!(refused, [Some(ErrorKind::UnknownHandle); 3]);
+        drop(starting);
+    }
+
+    /// Whether the creation fails before or during the wait, which the test does not decide.
+    #[test]
+    fn an_object_whose_creation_fails_cannot_be_ended() {
+        for _ in 0..50 {
+            let handle = reserve().unwrap();
+            let starting = start::<One>(handle, Arc::new(())).unwrap();
+            let (told, results) = mpsc::channel();
+            let spawned = thread::spawn("test", Owner::unique(), move || {
+                let _ = told.send(None);
+                let _ = told.send(Some(kind(end_within::<One>(handle, LIMIT, |_| Ok(())))));
+            });
+            spawned.unwrap();
+            assert_eq!(results.recv_timeout(LIMIT).unwrap(), None);
+            // Time for it to begin to wait.
+            std::thread::sleep(Duration::from_millis(1));
+            drop(starting);
+            assert_eq!(results.recv_timeout(LIMIT).unwrap(), Some(Some(ErrorKind::UnknownHandle)));
+        }
+    }
 
     #[test]
     fn numbers_are_counted_up_and_do_not_begin_again() {
