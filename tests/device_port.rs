@@ -150,6 +150,19 @@ fn about_to_move(world: &World) -> (Node, Node, u16) {
     (a, b, port)
 }
 
+/// New sockets were requested as well, which may be had on the same port.
+#[test]
+fn a_request_for_new_sockets_outlives_a_move_that_fails() {
+    let world = World::new();
+    let (a, b, port) = about_to_move(&world);
+    a.device.rebind_soon();
+    a.bind.set_open_error(Some(std::io::ErrorKind::PermissionDenied));
+    a.device.run_timers();
+    a.bind.set_open_error(None);
+    world.pass(SECOND, &[&a, &b]);
+    assert_eq!((a.bind.port(), recovered(&a)), (Some(port), vec![port]));
+}
+
 /// Whatever becomes of the sockets before another port is taken: the handshake goes on, on the port that was named
 /// last.
 #[test]

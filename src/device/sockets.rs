@@ -95,8 +95,22 @@ impl Transition<'_> {
         Ok(opened)
     }
 
-    /// Replaces a port that may be dead. The old one remains if that fails, as nothing is lost by it.
-    fn move_port(&self) -> Opened {
+    /// Opens new sockets as requested: on another port, or else on the same one.
+    fn replace(&self, moves: bool, renews: bool) -> Result<Opened> {
+        if moves && let Some(opened) = self.move_port() {
+            // They satisfy a request for new sockets as well. The reverse is not so: the port may remain dead.
+            return Ok(opened);
+        }
+        match (renews, moves) {
+            (true, _) => self.renew(),
+            // Handshakes have waited for the other port. They continue on this one.
+            (false, true) => Ok(Opened::Reopened),
+            (false, false) => Ok(Opened::None),
+        }
+    }
+
+    /// Replaces a port that may be dead. If that fails, it returns `None`, and the old one remains.
+    fn move_port(&self) -> Option<Opened> {
         let port = lock(&self.device.config).link.port();
         match self.device.bind.open(0) {
             Ok(other) => {
@@ -105,11 +119,11 @@ impl Transition<'_> {
                     new = other,
                     "no handshake is answered, listening on another port"
                 );
-                self.opened(port, other)
+                Some(self.opened(port, other))
             }
             Err(error) => {
                 tracing::warn!(%error, "no handshake is answered, and there is no other port");
-                Opened::Reopened
+                None
             }
         }
     }
@@ -360,10 +374,9 @@ impl Device {
             // Sockets that were just opened satisfy a request for new ones.
             (link.take_move(), link.take_due(self.clock.now()))
         };
-        let opened = match (settled, moves, due) {
-            (Ok(Opened::None), true, _) => Ok(transition.move_port()),
-            (Ok(Opened::None), false, true) => transition.renew(),
-            (settled, ..) => settled,
+        let opened = match settled {
+            Ok(Opened::None) => transition.replace(moves, due),
+            settled => settled,
         };
         drop(transition);
         // The result is reported as an event.
