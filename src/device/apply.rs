@@ -242,15 +242,6 @@ impl Device {
         peer
     }
 
-    /// Returns the address of a configured endpoint: its zone is replaced by the number of its interface.
-    fn resolve_zone(&self, endpoint: &EndpointAddr) -> SocketAddr {
-        let mut addr = endpoint.addr;
-        if let (SocketAddr::V6(v6), Some(zone)) = (&mut addr, &endpoint.zone) {
-            v6.set_scope_id(self.bind.zone_index(zone).unwrap_or(0));
-        }
-        addr
-    }
-
     /// Returns the current state.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot<'_> {

@@ -125,6 +125,7 @@ impl Device {
             Occasion::Reopened => false,
             Occasion::Nat64(prefix) => return self.take_prefix_for(peer, prefix),
         };
+        self.resolve_zone_again(peer);
         if came_up {
             self.look_up_again(peer);
         } else {

@@ -61,6 +61,7 @@ mod timers;
 mod tunnel;
 mod unreachable;
 mod workers;
+mod zones;
 
 use std::{
     collections::VecDeque,

@@ -496,16 +496,19 @@ impl Device {
             return;
         }
         let now = self.clock.now();
-        let is_third_retry = {
+        let unanswered = {
             let state = lock(&peer.state);
             let begins = state.location.endpoint().is_some() && state.is_live() && state.timers.may_initiate(now);
-            begins && state.unanswered >= UNANSWERED
+            if begins { state.unanswered } else { 0 }
         };
-        if is_third_retry && self.leave_dead_port() {
+        if unanswered >= UNANSWERED && self.leave_dead_port() {
             // It continues from the other port at once, or here, if the sockets have been changed otherwise by then.
             let mut state = lock(&peer.state);
             state.timers.initiation_sent(now, self.jitter.next(&*self.random));
             return self.schedule(peer, &mut state);
+        }
+        if unanswered > 0 {
+            self.resolve_zone_again(peer);
         }
         let (endpoint, has_failed) = {
             let mut state = lock(&peer.state);

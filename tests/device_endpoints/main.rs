@@ -1,4 +1,5 @@
-//! Peers that are known by a host name: when it is looked up, which of its addresses is used, and NAT64.
+//! Peers that are known by a host name: when it is looked up, which of its addresses is used, and NAT64; and the zones
+//! of link-local addresses.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test may fail loudly")]
 
 mod addresses;
@@ -6,6 +7,7 @@ mod addresses;
 mod common;
 mod names;
 mod nat64;
+mod zones;
 
 use std::{
     collections::HashMap,

@@ -74,6 +74,22 @@ impl Location {
         self.zone = zone;
     }
 
+    /// Sets the number of the interface of a zone, unless the endpoint has another zone, or none. Returns whether that
+    /// is another number.
+    pub(in crate::device) fn set_zone_index(&mut self, zone: &str, index: u32) -> bool {
+        if self.zone() != Some(zone) {
+            return false;
+        }
+        match &mut self.endpoint {
+            Some(Endpoint { dst: SocketAddr::V6(dst), .. }) if dst.scope_id() != index => {
+                dst.set_scope_id(index);
+                self.clear_source();
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Sets a configured host name. The address of the same name is kept until it is resolved again; that of another
     /// name is not.
     pub(in crate::device) fn set_host(&mut self, to: HostPort) {
@@ -414,6 +430,26 @@ mod tests {
         location.set_host("b.example:7".parse().unwrap());
         assert_eq!((endpoint(&location), location.zone(), location.is_configured()), (None, None, true));
         assert!(location.roam(Endpoint::new(at(V4))), "the pin was of another endpoint");
+    }
+
+    #[test]
+    fn a_zone_is_another_interface_only_while_it_is_the_endpoints() {
+        let local = "[fe80::2]:7";
+        let scope = |location: &Location| match location.endpoint {
+            Some(Endpoint { dst: SocketAddr::V6(dst), .. }) => dst.scope_id(),
+            _ => 0,
+        };
+        let mut location = Location::default();
+        assert!(!location.set_zone_index("usb0", 3), "there is none");
+        location.set_address(at(local), Some("usb0".into()));
+        location.set_pinned(true);
+        assert!(location.set_zone_index("usb0", 3) && !location.set_zone_index("usb0", 3));
+        assert!(!location.set_zone_index("usb1", 4), "it was that before it was configured again");
+        assert_eq!((scope(&location), location.zone()), (3, Some("usb0")));
+        location.set_pinned(false);
+        location.roam(Endpoint::new(at(V6)));
+        assert!(!location.set_zone_index("usb0", 4), "the peer has moved");
+        assert_eq!((scope(&location), location.zone()), (0, None));
     }
 
     #[test]
