@@ -356,8 +356,8 @@ WG_ENUM(wg_event_kind_t, uint32_t) {
   WG_EVENT_HANDSHAKE_COMPLETED = 1,
   /**
    * The peer `public_key` did not answer 20 initiations in a row, in about 100 seconds. Its staged packets were
-   * dropped, and the next packet for it begins a new handshake; if packets or a persistent keepalive followed
-   * meanwhile, the handshake continues, and the next event comes after 20 further initiations.
+   * dropped, and the next packet for it begins a new handshake. With traffic or a persistent keepalive the handshake
+   * continues instead, and the next event comes after 20 further initiations.
    */
   WG_EVENT_HANDSHAKE_FAILED = 2,
   /**

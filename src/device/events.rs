@@ -31,7 +31,7 @@ use crate::{key::PublicKey, reserve, sync, thread};
 pub enum Event {
     /// A session with this peer is ready to use.
     HandshakeCompleted(PublicKey),
-    /// This peer did not answer 20 initiations in a row. Staged packets were dropped, unless others followed meanwhile.
+    /// This peer did not answer 20 initiations in a row. Staged packets were dropped, unless others followed.
     HandshakeFailed(PublicKey),
     /// This peer has moved: it sent from this address, or this is the next one to try, by its name or its network.
     EndpointChanged(PublicKey, SocketAddr),

@@ -31,8 +31,8 @@ pub enum wg_event_kind_t {
     /// A session with the peer `public_key` is established.
     WG_EVENT_HANDSHAKE_COMPLETED = 1,
     /// The peer `public_key` did not answer 20 initiations in a row, in about 100 seconds. Its staged packets were
-    /// dropped, and the next packet for it begins a new handshake; if packets or a persistent keepalive followed
-    /// meanwhile, the handshake continues, and the next event comes after 20 further initiations.
+    /// dropped, and the next packet for it begins a new handshake. With traffic or a persistent keepalive the handshake
+    /// continues instead, and the next event comes after 20 further initiations.
     WG_EVENT_HANDSHAKE_FAILED = 2,
     /// The last session with the peer `public_key` has ended, and its keys were wiped: after some minutes without
     /// traffic, which is not an error, or by wg_drop_session().
