@@ -37,7 +37,7 @@
 //! | `dns`, `dial` | name resolution, and connections to names |
 //! | `copy` | copying between a connection and another byte stream |
 //! | `task` | tasks that run when a socket or a deadline wakes them, without a thread of their own |
-//! | `pump` | connections as ordinary descriptors |
+//! | `pump` | connections as ordinary descriptors, on Windows as SOCKETs |
 
 pub mod copy;
 pub mod dial;
@@ -47,7 +47,6 @@ pub mod listener;
 pub mod notify;
 pub mod options;
 pub mod ping;
-#[cfg(unix)]
 pub mod pump;
 mod stack;
 pub mod stream;

@@ -1,5 +1,4 @@
 //! Connections as descriptors, through two real tunnels.
-#![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
@@ -7,10 +6,6 @@ mod common;
 use std::{
     io::{ErrorKind, Read, Write},
     net::{Shutdown, UdpSocket as SystemUdp},
-    os::{
-        fd::{AsFd, AsRawFd},
-        unix::net::UnixStream,
-    },
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -22,11 +17,11 @@ use std::{
 
 use common::{
     kind, pattern,
-    pumps::{LIMIT, pumps, read_all, stream, until},
+    pumps::{LIMIT, Stream, accept_one, pumps, read_all, stream, until},
 };
 use wg_embed_netstack::{
     Intercept, InterceptOptions, TcpStream, UdpFlow,
-    pump::{Pump, accept},
+    pump::{self, AsFd, AsRawFd, Pump, accept},
 };
 
 #[test]
@@ -110,7 +105,7 @@ fn several_threads_accept_each_connection_once() {
             let (listener, accepted, taken, pump) = (&listener, &accepted, &taken, &pumps.pump_b);
             scope.spawn(move || {
                 while accepted.fetch_add(1, Ordering::Relaxed) < CLIENTS {
-                    let connection = accept(listener.as_fd()).unwrap();
+                    let connection = accept_one(listener);
                     assert_eq!(connection.local, at);
                     assert_eq!(
                         pump.addresses(connection.descriptor.as_fd()).unwrap(),
@@ -168,8 +163,13 @@ fn datagrams_keep_their_borders() {
     // Too long for any datagram: dropped and counted, and the next one is not.
     let unsendable = || pumps.a.stack.drops().into_iter().find(|drop| drop.0 == "out_unsendable").unwrap().1;
     assert_eq!(unsendable(), 0);
-    descriptor.send(&vec![0; 65_508]).unwrap();
-    until("it is counted", || unsendable() == 1);
+    if cfg!(windows) {
+        // There the system itself refuses it.
+        descriptor.send(&vec![0; 65_508]).unwrap_err();
+    } else {
+        descriptor.send(&vec![0; 65_508]).unwrap();
+        until("it is counted", || unsendable() == 1);
+    }
     descriptor.send(b"next").unwrap();
     let mut buf = [0; 16];
     assert_eq!(server.recv(&mut buf, Some(LIMIT)).unwrap().0, 4);
@@ -229,8 +229,8 @@ fn nothing_outlives_the_stack_or_the_pump() {
     assert!(!read_all(&server).is_ok_and(|bytes| !bytes.is_empty()));
     assert_eq!(kind(accept(listener.as_fd())), ErrorKind::ConnectionAborted);
     // Something else, of the same length.
-    let (ours, theirs) = UnixStream::pair().unwrap();
-    (&theirs).write_all(&[0; 36]).unwrap();
+    let (ours, theirs) = pump::pair().unwrap();
+    Stream::from(theirs).write_all(&[0; 36]).unwrap();
     assert_eq!(kind(accept(ours.as_fd())), ErrorKind::InvalidInput);
     until("all are gone", || pumps.pump_a.is_empty());
     assert_eq!(kind(pumps.pump_a.addresses(client.as_fd())), ErrorKind::NotFound);
@@ -302,11 +302,14 @@ fn a_connection_without_traffic_takes_no_buffers() {
 fn a_socket_is_watched_for_its_end() {
     let pump = Pump::new().unwrap();
     for by_shutdown in [false, true] {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        ours.set_nonblocking(true).unwrap();
+        let (ours, theirs) = pump::pair().unwrap();
+        let theirs = Stream::from(theirs);
         let (told, is_told) = mpsc::channel();
-        pump.watch(Arc::new(ours.into()), Box::new(move || told.send(()).unwrap())).unwrap();
-        (&theirs).write_all(b"not read").unwrap();
+        pump.watch(Arc::new(ours), Box::new(move || told.send(()).unwrap())).unwrap();
+        // Wine does not report an end behind unread bytes.
+        if cfg!(not(windows)) {
+            (&theirs).write_all(b"not read").unwrap();
+        }
         assert!(is_told.try_recv().is_err());
         if by_shutdown {
             theirs.shutdown(Shutdown::Write).unwrap();

@@ -1,18 +1,12 @@
 //! Copies between UDP and a socket with datagram boundaries.
 
-use std::{
-    io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::Arc,
-};
+use std::{io, sync::Arc};
 
-use rustix::{
-    io::Errno,
-    net::{RecvFlags, SendFlags, recv, send},
-};
+use mio::event;
+use rustix::fd::{AsFd, BorrowedFd};
 
 use super::{
-    pair,
+    pair::DatagramSocket,
     thread::{Outcome, Scratch, Source},
 };
 use crate::{Notify, UdpFlow, UdpSocket, copy::Event, stack::Shared};
@@ -67,7 +61,7 @@ fn is_of_a_datagram(err: &io::Error) -> bool {
 /// The two sides.
 pub(super) struct Datagrams {
     side: Side,
-    socket: OwnedFd,
+    socket: DatagramSocket,
     readable: bool,
     writable: bool,
     ended: bool,
@@ -78,15 +72,15 @@ pub(super) struct Datagrams {
 }
 
 impl Datagrams {
-    pub(super) fn of_socket(socket: UdpSocket) -> impl FnOnce(OwnedFd) -> Self {
+    pub(super) fn of_socket(socket: UdpSocket) -> impl FnOnce(DatagramSocket) -> Self {
         move |ours| Self::new(Side::Socket(socket), ours)
     }
 
-    pub(super) fn of_flow(flow: UdpFlow) -> impl FnOnce(OwnedFd) -> Self {
+    pub(super) fn of_flow(flow: UdpFlow) -> impl FnOnce(DatagramSocket) -> Self {
         move |ours| Self::new(Side::Flow(flow), ours)
     }
 
-    const fn new(side: Side, socket: OwnedFd) -> Self {
+    const fn new(side: Side, socket: DatagramSocket) -> Self {
         Self { side, socket, readable: false, writable: true, ended: false, outbound: None, inbound: None }
     }
 
@@ -103,22 +97,21 @@ impl Datagrams {
             if !self.readable && !self.ended {
                 return Some(false);
             }
-            match recv(&self.socket, &mut *buf, RecvFlags::DONTWAIT) {
+            match self.socket.recv(buf) {
                 // The end, or an empty datagram with others behind it.
-                Ok((_, 0)) if self.ended && rustix::io::ioctl_fionread(&self.socket).unwrap_or(0) == 0 => return None,
-                Ok((_, len)) => {
+                Ok(0) if self.ended && self.socket.is_empty() => return None,
+                Ok(len) => {
                     let datagram = &buf[..len];
                     if self.is_full(datagram) {
                         self.outbound = Some(datagram.to_vec());
                         return Some(false);
                     }
                 }
-                Err(Errno::AGAIN) if self.ended => return None,
-                Err(Errno::AGAIN) => {
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock && !self.ended => {
                     self.readable = false;
                     return Some(false);
                 }
-                Err(Errno::INTR) => {}
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return None,
             }
         }
@@ -153,13 +146,13 @@ impl Datagrams {
                     Err(_) => return Some(false),
                 },
             };
-            match send(&self.socket, datagram, pair::NO_SIGNAL | SendFlags::DONTWAIT) {
-                Err(Errno::AGAIN | Errno::NOBUFS) => {
+            match self.socket.send(datagram) {
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
                     self.inbound = Some(datagram.to_vec());
                     self.writable = false;
                     return Some(false);
                 }
-                Err(Errno::INTR) => self.inbound = Some(datagram.to_vec()),
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => self.inbound = Some(datagram.to_vec()),
                 // If it accepts no more, `copy_out` detects this as well, after the data that it has written.
                 Ok(_) | Err(_) => {}
             }
@@ -171,6 +164,10 @@ impl Datagrams {
 impl Source for Datagrams {
     fn descriptor(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+
+    fn source(&mut self) -> &mut dyn event::Source {
+        &mut self.socket
     }
 
     fn set_notify(&self, notify: Arc<dyn Notify>) {
@@ -188,6 +185,10 @@ impl Source for Datagrams {
             return Outcome::Done;
         };
         if out || inside { Outcome::Again } else { Outcome::Wait }
+    }
+
+    fn is_abandoned(&self) -> Option<bool> {
+        self.socket.is_abandoned()
     }
 
     fn end(&mut self) {}

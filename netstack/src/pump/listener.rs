@@ -8,6 +8,7 @@ use std::{
     sync::Arc,
 };
 
+use mio::event;
 use rustix::{
     io::Errno,
     net::{
@@ -17,9 +18,10 @@ use rustix::{
 };
 
 use super::{
-    pair,
+    pair::{self, DatagramSocket},
+    relay,
     stream::{self, Ours},
-    thread::{Handle, Outcome, Scratch, Source},
+    thread::{Handle, Outcome, Scratch, Source, Worker},
 };
 use crate::{Notify, TcpListener, TcpStream, copy::Event};
 
@@ -114,9 +116,9 @@ struct Parcel {
 }
 
 /// A listener, and the descriptor through which connections are sent.
-pub(super) struct Listener {
+struct Listener {
     listener: TcpListener,
-    socket: OwnedFd,
+    socket: DatagramSocket,
     pump: Handle,
     writable: bool,
     /// A connection without a descriptor, as the system had none left.
@@ -125,11 +127,17 @@ pub(super) struct Listener {
     parcel: Option<Parcel>,
 }
 
-impl Listener {
-    pub(super) const fn new(listener: TcpListener, socket: OwnedFd, pump: Handle) -> Self {
-        Self { listener, socket, pump, writable: true, stream: None, parcel: None }
-    }
+/// Passes a listener to the pump, and returns the program's descriptor.
+pub(super) fn descriptor(worker: &Worker, listener: TcpListener) -> io::Result<OwnedFd> {
+    let (socket, app) = pair::datagrams()?;
+    // A few hundred bytes each: this limits the number of messages in the pair.
+    rustix::net::sockopt::set_socket_send_buffer_size(&socket, 4096)?;
+    let pump = worker.handle();
+    worker.add(Box::new(Listener { listener, socket, pump, writable: true, stream: None, parcel: None }), None)?;
+    Ok(app)
+}
 
+impl Listener {
     /// Creates the message for a connection.
     fn pack(&self, stream: TcpStream, (ours, descriptor): (Ours, OwnedFd)) -> io::Result<Parcel> {
         let addresses = (stream.local_addr(), stream.peer_addr());
@@ -137,7 +145,7 @@ impl Listener {
         let (local, peer) = message.split_at_mut(ADDRESS);
         write_address(addresses.0, local);
         write_address(addresses.1, peer);
-        self.pump.add(Box::new(stream::relay(ours, stream)), Some((descriptor.as_fd(), addresses)))?;
+        self.pump.add(Box::new(relay::join(ours, stream)), Some((descriptor.as_fd(), addresses)))?;
         Ok(Parcel { message, descriptor })
     }
 
@@ -154,6 +162,10 @@ impl Listener {
 impl Source for Listener {
     fn descriptor(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+
+    fn source(&mut self) -> &mut dyn event::Source {
+        &mut self.socket
     }
 
     fn set_notify(&self, notify: Arc<dyn Notify>) {
@@ -221,7 +233,7 @@ impl Source for Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         if let Some(stream) = &self.stream {
-            stream::give_up(stream);
+            relay::give_up(stream);
         }
     }
 }

@@ -3,29 +3,39 @@
 //! | file | contents |
 //! |---|---|
 //! | `thread` | the thread, which gives each descriptor its turn |
-//! | `stream` | a TCP connection and a stream socket, and how a reset is passed on |
+//! | `relay`, `stream` | a TCP connection and a stream socket, and how a reset is passed on |
 //! | `datagram` | UDP and a socket with datagram boundaries |
 //! | `listener` | connections that are passed on as descriptors |
+//! | `signal` | a descriptor that is readable while something waits |
 //! | `watch` | a socket that is watched for its end |
 //! | `pair` | pairs of sockets |
 //! | `fd_id` | the identity of an open file |
+//!
+//! On Windows a descriptor is a SOCKET, and pairs of sockets are connected over loopback. The files in `windows` take
+//! the place of those of the same name.
 
 mod datagram;
+#[cfg_attr(windows, path = "windows/fd_id.rs")]
 mod fd_id;
+#[cfg_attr(windows, path = "windows/listener.rs")]
 mod listener;
+#[cfg_attr(windows, path = "windows/pair.rs")]
 mod pair;
+mod relay;
+mod signal;
+#[cfg_attr(windows, path = "windows/stream.rs")]
 mod stream;
 mod thread;
 mod watch;
 
-use std::{
-    fmt, io,
-    net::SocketAddr,
-    os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd},
-    sync::Arc,
+use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
 };
 
-use self::{datagram::Datagrams, listener::Listener, thread::Worker, watch::Watch};
+use self::{datagram::Datagrams, pair::DatagramSocket, thread::Worker, watch::Watch};
 use crate::{TcpListener, TcpStream, UdpFlow, UdpSocket};
 
 /// A thread, `wg-netpump`, that copies between descriptors and connections. It is started with the first descriptor,
@@ -33,7 +43,7 @@ use crate::{TcpListener, TcpStream, UdpFlow, UdpSocket};
 /// connections.
 ///
 /// Any thread may use it. The descriptors that it returns belong to the caller: close them to end the connections. They
-/// are blocking and close-on-exec.
+/// are blocking and close-on-exec. On Windows they are SOCKETs, and child processes do not inherit them.
 pub struct Pump {
     worker: Worker,
 }
@@ -54,17 +64,21 @@ impl Pump {
     /// Closing it sends the written data, and then a FIN; if data were left unread, a RST once the written data have
     /// arrived. If none are acknowledged for the stack's `linger`, the connection is reset, and the rest is lost. If
     /// the peer resets the connection, or it fails, writing fails, and reading ends with ECONNRESET after the received
-    /// data on Linux and Android; on other systems, and after the peer's FIN, reading ends.
+    /// data on Linux and Android; on Apple's systems, and after the peer's FIN, reading ends.
     ///
     /// Unless `stream` has keepalive already, the peer is probed after 300 s without traffic, and the connection fails
     /// if nine probes, 30 s apart, are not answered.
+    ///
+    /// On Windows it is a TCP socket that is connected over loopback, with the semantics of any: a reset, in either
+    /// direction, may discard data that were not read yet; SO_LINGER with 0 seconds makes closing a reset; and for a
+    /// few minutes after the socket was closed the peer can send data without an answer.
     ///
     /// # Errors
     /// Errors of the system; the connection is then reset.
     pub fn tcp_descriptor(&self, stream: TcpStream) -> io::Result<OwnedFd> {
         let addresses = (stream.local_addr(), stream.peer_addr());
-        let (ours, app) = stream::pair().inspect_err(|_| stream::give_up(&stream))?;
-        self.worker.add(Box::new(stream::relay(ours, stream)), Some((app.as_fd(), addresses)))?;
+        let (ours, app) = stream::pair().inspect_err(|_| relay::give_up(&stream))?;
+        self.worker.add(Box::new(relay::join(ours, stream)), Some((app.as_fd(), addresses)))?;
         Ok(app)
     }
 
@@ -74,6 +88,10 @@ impl Pump {
     /// POLLHUP of `poll`. A datagram that is too large is dropped (EMSGSIZE is returned only beyond the system's own
     /// buffer), and so are those that arrive while the descriptor and the UDP socket are full:
     /// [`Netstack::drops`](crate::Netstack::drops) counts both. ICMP errors are not passed on.
+    ///
+    /// On Windows it is a UDP socket that is connected over loopback. A datagram that finds the program's buffer full
+    /// is not counted. The end is one empty datagram, after which sending fails with WSAESHUTDOWN. The pump notices
+    /// within two seconds that the socket was closed.
     ///
     /// # Errors
     /// Errors of the system.
@@ -94,7 +112,7 @@ impl Pump {
 
     fn datagrams(
         &self,
-        make: impl FnOnce(OwnedFd) -> Datagrams,
+        make: impl FnOnce(DatagramSocket) -> Datagrams,
         addresses: Option<(SocketAddr, SocketAddr)>,
     ) -> io::Result<OwnedFd> {
         let (ours, app) = pair::datagrams()?;
@@ -109,11 +127,7 @@ impl Pump {
     /// # Errors
     /// Errors of the system.
     pub fn listener_descriptor(&self, listener: TcpListener) -> io::Result<OwnedFd> {
-        let (ours, app) = pair::datagrams()?;
-        // A few hundred bytes each: this limits the number of messages in the pair.
-        rustix::net::sockopt::set_socket_send_buffer_size(&ours, 4096)?;
-        self.worker.add(Box::new(Listener::new(listener, ours, self.worker.handle())), None)?;
-        Ok(app)
+        listener::descriptor(&self.worker, listener)
     }
 
     /// Calls `closed` on the pump's thread when the other end of `socket`, a connected socket, was closed or shut down
@@ -122,7 +136,7 @@ impl Pump {
     /// # Errors
     /// Errors of the system.
     pub fn watch(&self, socket: Arc<OwnedFd>, closed: Box<dyn FnOnce() + Send>) -> io::Result<()> {
-        self.worker.add(Box::new(Watch::new(socket, closed)), None)
+        self.worker.add(Box::new(Watch::new(socket, closed)?), None)
     }
 
     /// Returns the local and the remote address of a connection or flow, by a descriptor that this pump (or [`accept`])
@@ -171,5 +185,26 @@ impl fmt::Debug for Pump {
     }
 }
 
+/// Waits until `descriptor` is readable, at its end, or the time has passed (`None`: no limit). It may return earlier.
+///
+/// # Errors
+/// `InvalidInput` if the descriptor is not open.
+pub fn wait(descriptor: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<()> {
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+    let mut fds = [PollFd::from_borrowed_fd(descriptor, PollFlags::IN)];
+    // That always fits.
+    let timeout = timeout.and_then(|timeout| timeout.min(DAY).try_into().ok());
+    match poll(&mut fds, timeout.as_ref()) {
+        // Windows does not report it as an event.
+        Err(Errno::NOTSOCK) => Err(io::ErrorKind::InvalidInput.into()),
+        Ok(_) if fds[0].revents().contains(PollFlags::NVAL) => Err(io::ErrorKind::InvalidInput.into()),
+        // The caller tries again after a signal.
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
 pub use fd_id::FdId;
 pub use listener::{Accepted, accept};
+pub use pair::pair;
+pub use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+pub use signal::Signal;

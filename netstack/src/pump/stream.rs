@@ -9,32 +9,20 @@
 use std::{
     io::{self, ErrorKind, IoSlice, IoSliceMut},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::Arc,
-    time::Duration,
 };
 
-use rustix::net::{
-    RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketType, recv, send, sendmsg, shutdown, sockopt,
-};
+use mio::event;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, recv, send, sendmsg, shutdown, sockopt};
 
-use super::{
-    pair,
-    thread::{Outcome, Scratch, Source},
-};
-use crate::{
-    Notify, TcpStream,
-    copy::{Event, Relay, Side},
-};
+use super::pair::{self, Socket};
+use crate::copy::Side;
 
 /// Whether a byte is kept unread.
 const KEEPS: bool = cfg!(any(target_os = "linux", target_os = "android"));
 
-/// The idle time after which a peer is probed: a program has no socket option for it.
-const KEEPALIVE: Duration = Duration::from_secs(300);
-
 /// Our end of a pair.
 pub(super) struct Ours {
-    socket: OwnedFd,
+    socket: Socket,
     /// The number of bytes to read.
     waiting: usize,
     /// Whether the program reads the end after the bytes that were written.
@@ -60,25 +48,11 @@ impl Ours {
 
 /// Creates a pair: our end, and the program's.
 pub(super) fn pair() -> io::Result<(Ours, OwnedFd)> {
-    let (socket, app) = pair::pair(SocketType::STREAM)?;
+    let (socket, app) = pair::pair()?;
     if KEEPS {
         send(&app, &[0], SendFlags::empty())?;
     }
-    Ok((Ours { socket, waiting: 0, ended: false }, app))
-}
-
-/// Joins our end of a pair and a connection.
-pub(super) fn relay(ours: Ours, stream: TcpStream) -> Relay<Ours> {
-    stream.set_default_keepalive(KEEPALIVE);
-    Relay::new(ours, stream, false)
-}
-
-/// Resets a connection for which there is no descriptor.
-pub(super) fn give_up(stream: &TcpStream) {
-    // In a child of `fork()` another thread may have held its lock.
-    if !stream.is_forked() {
-        stream.reset();
-    }
+    Ok((Ours { socket: Socket(socket), waiting: 0, ended: false }, app))
 }
 
 /// Creates a pair as [`pair()`] does; if the program's end is closed before [`unmark`], that is a reset.
@@ -166,20 +140,12 @@ impl Side for Ours {
     }
 }
 
-impl Source for Relay<Ours> {
-    fn descriptor(&self) -> BorrowedFd<'_> {
-        self.side.socket.as_fd()
+impl Ours {
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 
-    fn set_notify(&self, notify: Arc<dyn Notify>) {
-        self.set_notify(notify);
-    }
-
-    fn turn(&mut self, event: Event, _scratch: &mut Scratch) -> Outcome {
-        self.turn(event).into()
-    }
-
-    fn end(&mut self) {
-        self.reset();
+    pub(super) fn source(&mut self) -> &mut dyn event::Source {
+        &mut self.socket
     }
 }

@@ -4,22 +4,22 @@ use std::{
     collections::HashMap,
     io,
     net::SocketAddr,
-    os::fd::{AsRawFd, BorrowedFd, RawFd},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use mio::{Events, Interest, Poll, Registry, Token, Waker, unix::SourceFd};
+use mio::{Events, Interest, Poll, Registry, Token, Waker, event};
+use rustix::fd::{AsRawFd, BorrowedFd, RawFd};
 use wg_embed::{
     sync,
     thread::{self, Owner},
 };
 
-use super::fd_id::FdId;
+use super::{fd_id::FdId, pair};
 use crate::{
     Notify,
     copy::{self, Event},
@@ -33,6 +33,9 @@ const SCRATCH: usize = 65_536;
 /// The delay before an operation is retried that failed for lack of resources.
 const LATER: Duration = Duration::from_millis(100);
 
+/// The time between two calls of [`Source::is_abandoned`].
+const ASK: Duration = Duration::from_secs(2);
+
 /// The result of a source's turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
@@ -41,6 +44,7 @@ pub(super) enum Outcome {
     /// There is more to copy at once.
     Again,
     /// It lacks resources: its next turn is slightly later.
+    #[cfg_attr(windows, allow(dead_code))] // A listener of Windows needs none.
     Later,
     /// It is done, and is dropped.
     Done,
@@ -63,11 +67,20 @@ pub(super) type Scratch = [u8];
 pub(super) trait Source: Send {
     fn descriptor(&self) -> BorrowedFd<'_>;
 
+    /// The same, for registration.
+    fn source(&mut self) -> &mut dyn event::Source;
+
     /// Sets the notifier that is called when the connection can continue.
     fn set_notify(&self, notify: Arc<dyn Notify>);
 
     /// Copies as much as possible now, up to a bound.
     fn turn(&mut self, event: Event, scratch: &mut Scratch) -> Outcome;
+
+    /// Returns whether the program has closed its end, if the system does not report that by an event. It is then
+    /// called regularly.
+    fn is_abandoned(&self) -> Option<bool> {
+        None
+    }
 
     /// Ends the source, as the pump ends or a program resets the connection: the rest is not copied. It is then
     /// dropped.
@@ -111,7 +124,7 @@ impl Shared {
         // The thread must have the source before it takes the first event of the descriptor: it needs this lock for
         // both.
         let mut state = sync::lock(&self.state);
-        match self.register(&mut state, source.descriptor(), addresses) {
+        match self.register(&mut state, &mut *source, addresses) {
             Ok((token, id)) => {
                 state.added.push(Added { token, source, id });
                 state.wake(&self.waker);
@@ -128,7 +141,7 @@ impl Shared {
     fn register(
         &self,
         state: &mut State,
-        descriptor: BorrowedFd<'_>,
+        source: &mut dyn Source,
         addresses: Option<Addresses<'_>>,
     ) -> io::Result<(Token, Option<FdId>)> {
         let id = addresses.map(|(descriptor, _)| FdId::of(descriptor)).transpose()?;
@@ -136,8 +149,8 @@ impl Shared {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
         let token = Token(state.last + 1);
-        let descriptor = descriptor.as_raw_fd();
-        self.registry.register(&mut SourceFd(&descriptor), token, Interest::READABLE | Interest::WRITABLE)?;
+        let descriptor = source.descriptor().as_raw_fd();
+        self.registry.register(source.source(), token, Interest::READABLE | Interest::WRITABLE)?;
         state.last = token.0;
         state.descriptors.insert(token, descriptor);
         if let (Some(id), Some((_, addresses))) = (id, addresses) {
@@ -327,13 +340,18 @@ struct Loop {
     ready: Vec<Token>,
     /// The sources whose turn is slightly later.
     later: Vec<Token>,
+    /// The sources that are asked whether they are abandoned.
+    asked: Vec<Token>,
+    /// The next time at which they are.
+    ask_at: Instant,
     scratch: Box<Scratch>,
 }
 
 impl Loop {
     fn new(shared: Arc<Shared>, poll: Poll) -> Self {
         let scratch = vec![0; SCRATCH].into_boxed_slice();
-        Self { shared, poll, entries: HashMap::new(), ready: Vec::new(), later: Vec::new(), scratch }
+        let (ready, later, asked) = (Vec::new(), Vec::new(), Vec::new());
+        Self { shared, poll, entries: HashMap::new(), ready, later, asked, ask_at: Instant::now() + ASK, scratch }
     }
 
     fn run(mut self) {
@@ -342,7 +360,8 @@ impl Loop {
             let timeout = match (self.ready.is_empty(), self.later.is_empty()) {
                 (false, _) => Some(Duration::ZERO),
                 (true, false) => Some(LATER),
-                (true, true) => None,
+                (true, true) if self.asked.is_empty() => None,
+                (true, true) => Some(self.ask_at.saturating_duration_since(Instant::now())),
             };
             if let Err(err) = self.poll.poll(&mut events, timeout)
                 && err.kind() != io::ErrorKind::Interrupted
@@ -361,8 +380,27 @@ impl Loop {
             for event in events.iter().filter(|event| event.token() != WAKER) {
                 self.note(event);
             }
+            self.ask();
             for token in std::mem::take(&mut self.ready) {
                 self.turn(token);
+            }
+        }
+    }
+
+    /// Asks the sources for which it is time whether they are abandoned: such a source is at its end.
+    fn ask(&mut self) {
+        if self.asked.is_empty() || Instant::now() < self.ask_at {
+            return;
+        }
+        self.ask_at = Instant::now() + ASK;
+        for token in std::mem::take(&mut self.asked) {
+            let Some(entry) = self.entries.get_mut(&token) else { continue };
+            match entry.source.is_abandoned() {
+                Some(true) => {
+                    entry.event.ended = true;
+                    self.make_ready(token);
+                }
+                _ => self.asked.push(token),
             }
         }
     }
@@ -377,6 +415,9 @@ impl Loop {
         for Added { token, source, id } in added {
             let news = Arc::new(News { shared: self.shared.clone(), token, is_queued: AtomicBool::new(false) });
             source.set_notify(news.clone());
+            if source.is_abandoned().is_some() {
+                self.asked.push(token);
+            }
             self.entries.insert(token, Entry { source, news, id, event: Event::default(), is_ready: true });
             self.ready.push(token);
         }
@@ -396,13 +437,13 @@ impl Loop {
         closed
     }
 
-    fn note(&mut self, event: &mio::event::Event) {
+    fn note(&mut self, event: &event::Event) {
         let Some(entry) = self.entries.get_mut(&event.token()) else { return };
         entry.event.readable |= event.is_readable();
         entry.event.writable |= event.is_writable();
         entry.event.ended |= event.is_read_closed();
         entry.event.closed |= event.is_read_closed() && event.is_write_closed();
-        entry.event.failed |= event.is_error();
+        entry.event.failed |= pair::is_failure(event);
         self.make_ready(event.token());
     }
 
@@ -432,9 +473,8 @@ impl Loop {
         }
     }
 
-    fn forget(&self, token: Token, entry: Entry) {
-        let descriptor = entry.source.descriptor().as_raw_fd();
-        if let Err(err) = self.shared.registry.deregister(&mut SourceFd(&descriptor)) {
+    fn forget(&self, token: Token, mut entry: Entry) {
+        if let Err(err) = self.shared.registry.deregister(entry.source.source()) {
             tracing::debug!(%err, "a descriptor was not waited for any more");
         }
         let mut state = sync::lock(&self.shared.state);

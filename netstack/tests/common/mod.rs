@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used, clippy::panic, dead_code, unreachable_pub, reason = "each test crate uses a part of it")]
 
 pub mod packets;
-#[cfg(unix)]
 pub mod pumps;
 pub mod segments;
 pub mod tunnels;

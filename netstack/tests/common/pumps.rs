@@ -1,13 +1,19 @@
 //! Two tunnels whose connections are descriptors.
 
+#[cfg(windows)]
+pub use std::net::TcpStream as Stream;
+#[cfg(unix)]
+pub use std::os::unix::net::UnixStream as Stream;
 use std::{
     io::{self, Read},
-    os::{fd::OwnedFd, unix::net::UnixStream},
     thread,
     time::{Duration, Instant},
 };
 
-use wg_embed_netstack::{TcpStream, pump::Pump};
+use wg_embed_netstack::{
+    TcpStream,
+    pump::{self, Accepted, AsFd, OwnedFd, Pump, accept},
+};
 
 use super::tunnels::{self, Tunnelled};
 
@@ -26,8 +32,8 @@ pub fn pumps() -> Pumps {
     Pumps { a, b, pump_a: Pump::new().unwrap(), pump_b: Pump::new().unwrap() }
 }
 
-pub fn stream(descriptor: OwnedFd) -> UnixStream {
-    let stream = UnixStream::from(descriptor);
+pub fn stream(descriptor: OwnedFd) -> Stream {
+    let stream = Stream::from(descriptor);
     stream.set_read_timeout(Some(LIMIT)).unwrap();
     stream.set_write_timeout(Some(LIMIT)).unwrap();
     stream
@@ -35,7 +41,7 @@ pub fn stream(descriptor: OwnedFd) -> UnixStream {
 
 impl Pumps {
     /// A connection: a descriptor here, a stream there.
-    pub fn connect(&self, port: u16) -> (UnixStream, TcpStream) {
+    pub fn connect(&self, port: u16) -> (Stream, TcpStream) {
         let at = format!("10.0.0.2:{port}").parse().unwrap();
         let listener = self.b.stack.listen_tcp(at, 8).unwrap();
         let client = self.a.stack.start_tcp(at).unwrap();
@@ -47,9 +53,19 @@ impl Pumps {
     }
 
     /// A connection: descriptors on both sides.
-    pub fn connect_both(&self, port: u16) -> (UnixStream, UnixStream) {
+    pub fn connect_both(&self, port: u16) -> (Stream, Stream) {
         let (client, server) = self.connect(port);
         (client, stream(self.pump_b.tcp_descriptor(server).unwrap()))
+    }
+}
+
+/// Waits for a connection.
+pub fn accept_one(listener: &OwnedFd) -> Accepted {
+    loop {
+        match accept(listener.as_fd()) {
+            Err(err) if err.kind() == io::ErrorKind::WouldBlock => pump::wait(listener.as_fd(), Some(LIMIT)).unwrap(),
+            accepted => return accepted.unwrap(),
+        }
     }
 }
 
