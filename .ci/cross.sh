@@ -120,6 +120,8 @@ check_all() {
   target=x86_64-pc-windows-gnu
   step "clippy $target, the DLL and the service" "packages clang binutils-mingw-w64-x86-64 && rust_for $target" \
     clippy "$target" -p wg-embed-windows -p wg-embed-service -p wg-embed-windows-tunnel --all-targets
+  step "clippy $target, connections inside a tunnel" "packages clang binutils-mingw-w64-x86-64 && rust_for $target" \
+    clippy "$target" -p wg-embed-capi -p wg-embed-ffi --features wg-embed-capi/netstack --lib --tests
   # With the tests: these two stand for what is not Linux. Rust makes import libraries for the latter by dlltool.
   for target in aarch64-apple-darwin x86_64-pc-windows-gnu; do
     step "clippy $target, tests too" "packages clang binutils-mingw-w64-x86-64 && rust_for $target" \

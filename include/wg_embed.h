@@ -2792,7 +2792,7 @@ int32_t wg_resolve_system(void *user, const char *host, struct wg_address_t *add
 
 /**
  * Connects through a tunnel that has a userspace network (`net` of wg_options_t), and returns a descriptor of the
- * connection in `*fd`: one end of a socketpair; the library copies to and from the other end.
+ * connection in `*fd`: one end of a socket pair; the library copies to and from the other end.
  *
  * `network` is "tcp" or "udp", for one family "tcp4", "tcp6", "udp4", "udp6". `address` is "host:port", where host is
  * an IPv4 address, an IPv6 address in brackets, or a name, which is looked up as in wg_net_resolve(). With TCP, the
@@ -2809,6 +2809,13 @@ int32_t wg_resolve_system(void *user, const char *host, struct wg_address_t *add
  *
  * The descriptor is blocking, is closed by exec(), and is not below 3. It has no socket options of the IP and TCP
  * levels; use wg_net_reset() in place of SO_LINGER. SIGPIPE is raised as on any socket: use MSG_NOSIGNAL.
+ *
+ * On Windows it is a SOCKET, which fits into `*fd`, and is closed by closesocket(); child processes do not inherit it.
+ * The pair of sockets is connected over loopback (127.0.0.1), and differs from the descriptors described above as
+ * follows. For TCP it is a TCP socket: recv() fails with WSAECONNRESET after a reset, which may discard data that was
+ * not read yet; SO_LINGER of 0 seconds makes closing it a reset; and after it was closed, the connection ends a few
+ * minutes later if the peer does not end it. For UDP it is a UDP socket (SOCK_DGRAM): the end is one empty datagram,
+ * after which send() fails with WSAESHUTDOWN, and the library notices within two seconds that it was closed.
  *
  * `timeout_ms` is as for poll(): a negative number waits without limit, and with 0 only calls that need not wait
  * succeed, such as UDP to an address.
@@ -2858,7 +2865,7 @@ wg_result_t wg_net_listen(int32_t handle, const char *network, const char *addre
  * descriptor in `*fd`, as in wg_net_dial(), and its addresses in `*connection`, unless `connection` is NULL.
  *
  * `timeout_ms` is as in wg_net_dial(); 0 does not wait. To end a wait without ending the tunnel, call
- * shutdown(listener, SHUT_RDWR), and close `listener` only when no thread waits for it.
+ * shutdown(listener, SHUT_RDWR), on Windows SD_BOTH, and close `listener` only when no thread waits for it.
  *
  * Memory: as wg_net_dial(). `*connection` is written on success only.
  * Requires: `listener` is not closed during the call; `fd` and `connection` are NULL or writable.
@@ -3013,7 +3020,7 @@ wg_result_t wg_net_ping(int32_t handle, const char *host, size_t size, int32_t t
  * Errors: WG_ERR_INVALID if `listen` is not an address and port, or not a loopback address without
  * WG_NET_PROXY_REMOTE; if only one of `user` and `password` is NULL, or one does not have 1 to 255 bytes; for unknown
  * flags; WG_ERR_ADDR_IN_USE; WG_ERR_NOT_FOUND if it is not an address of this system; WG_ERR_PERMISSION;
- * WG_ERR_RESOURCES; WG_ERR_IO; and the errors of wg_net_dial() that concern the tunnel.
+ * WG_ERR_RESOURCES; WG_ERR_IO; WG_ERR_UNSUPPORTED on Windows; and the errors of wg_net_dial() that concern the tunnel.
  * Threads: any.
  * Since: 0.1.0
  */
@@ -3045,7 +3052,8 @@ int32_t wg_net_http(int32_t handle,
  * Stops a proxy of wg_net_socks5() or wg_net_http(). When this returns, its port is free. Its connections are reset.
  *
  * Memory: nothing changes hands.
- * Errors: WG_ERR_NOT_FOUND if the tunnel has no such proxy; and the errors of wg_net_dial() that concern the tunnel.
+ * Errors: WG_ERR_NOT_FOUND if the tunnel has no such proxy; WG_ERR_UNSUPPORTED on Windows; and the errors of
+ * wg_net_dial() that concern the tunnel.
  * Threads: any.
  * Since: 0.1.0
  */

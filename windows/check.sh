@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The library, the service and the C# file for Windows, as far as a Linux machine with mono and Wine goes: plans,
 # numbers and names are compared; C# passes packets over the library of Linux; the DLL is built with mingw, its symbols
-# compared, and used from C; services are created, started, asked for their state, stopped and deleted by Wine's service
-# manager, and pass packets over a stand-in of wintun.dll.
+# compared, and used from C, as is the library with connections inside a tunnel; services are created, started, asked
+# for their state, stopped and deleted by Wine's service manager, and pass packets over a stand-in of wintun.dll.
 #
 # Needs gcc and python3. For C# it needs mono-mcs, mono-runtime and libmono-system-core4.0-cil; for the DLL
 # gcc-mingw-w64-x86-64-win32; to run it wine64 and wine. What cannot run is skipped, and the reason printed.
@@ -125,6 +125,28 @@ export CARGO_TARGET_X86_64_PC_WINDOWS_GNU_RUNNER=wine
 timeout 1800 cargo test -q --target "$triple" -p wg-embed-windows-tunnel --lib -- --show-output >"$out/lib.log" 2>&1 ||
   { tail -n 60 "$out/lib.log"; fail "the tests of wg-embed-windows-tunnel under Wine"; }
 tr -d '\r' <"$out/lib.log" | grep -E '^(test result|skipped)'
+
+# --- Connections inside a tunnel: the tests of the pump, and the library with `netstack`, from C.
+
+net_tests() {
+  timeout 1800 cargo test -q --target "$triple" "$@" >"$out/net.log" 2>&1 ||
+    { tail -n 60 "$out/net.log"; fail "under Wine: $*"; }
+  tr -d '\r' <"$out/net.log" | grep '^test result: ok. [1-9]' || fail "there is no test: $*"
+}
+
+net() {
+  local folder=$out/net
+  mkdir -p "$folder"
+  net_tests -p wg-embed-netstack --lib pump::
+  net_tests -p wg-embed-netstack --test pump --test pump_ends
+  net_tests -p wg-embed-ffi --features netstack --lib net::
+  cargo build -q --target "$triple" -p wg-embed-capi --features netstack
+  cp "$dlls/wg_embed.dll" "$folder/"
+  compile windows/testing/net.c -o "$folder/net.exe" "$dlls/libwg_embed.dll.a" -lws2_32
+  run "$folder/net.exe" || fail "net.exe: $(cat "$out/wine.err")"
+}
+
+net
 
 # --- A tunnel that a program starts by the name of an adapter.
 

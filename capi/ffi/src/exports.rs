@@ -31,7 +31,7 @@ mod custom_io;
 mod resolve;
 
 // Connections inside a tunnel.
-#[cfg(all(feature = "netstack", unix))]
+#[cfg(feature = "netstack")]
 mod net;
 
 // Control calls as messages.
@@ -55,7 +55,7 @@ mod version;
 
 #[cfg(all(feature = "control", unix))]
 pub use self::manager::*;
-#[cfg(all(feature = "netstack", unix))]
+#[cfg(feature = "netstack")]
 pub use self::net::*;
 #[cfg(feature = "control")]
 pub use self::wireproto::*;

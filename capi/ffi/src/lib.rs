@@ -9,7 +9,7 @@
 //! | `plumbing` | the common parts of all functions: panics, handles, results, callbacks, texts, descriptors, the log |
 //! | `types` | the structs, enums and function types of the header |
 //! | `hooks` | callbacks of the app: `protect`, `resolve`, `events`, `custom_io` |
-//! | `net` | the userspace network of a tunnel: with the feature `netstack`, on Unix only |
+//! | `net` | the userspace network of a tunnel: with the feature `netstack` |
 //! | `tunnel` | the object behind the handle of a tunnel, and how it is started |
 //! | `manager` | a managed tunnel: with the feature `control`, on Unix only |
 //! | `exports` | the functions |
@@ -24,7 +24,7 @@ mod hooks;
 pub mod leaf;
 #[cfg(all(feature = "control", unix))]
 mod manager;
-#[cfg_attr(not(all(feature = "netstack", unix)), path = "net/absent.rs")]
+#[cfg_attr(not(feature = "netstack"), path = "net/absent.rs")]
 mod net;
 mod plumbing;
 mod source;

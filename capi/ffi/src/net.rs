@@ -16,6 +16,7 @@ mod connect;
 mod held;
 mod inbox;
 mod intercept;
+#[cfg_attr(not(unix), path = "net/no_proxy.rs")]
 mod proxy;
 mod settings;
 mod tun;
@@ -25,7 +26,6 @@ use std::{
     collections::VecDeque,
     io,
     net::SocketAddr,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     sync::{
         Arc, Mutex, RwLock,
         atomic::{AtomicBool, Ordering},
@@ -64,7 +64,7 @@ use wg_embed::{
 };
 use wg_embed_netstack::{
     Netstack, Options,
-    pump::{FdId, Pump},
+    pump::{AsFd, AsRawFd, BorrowedFd, FdId, OwnedFd, Pump},
 };
 
 /// The time limit for sending the last packets of the stack when a tunnel is turned off; commonly that is done at once.

@@ -1,16 +1,12 @@
 //! The userspace network of a tunnel: connections inside it, as descriptors.
 
-use std::{
-    ffi::c_char,
-    os::fd::{IntoRawFd, OwnedFd},
-    ptr::NonNull,
-    sync::Arc,
-};
+use std::{ffi::c_char, ptr::NonNull, sync::Arc};
 
 use crate::{
     net::{Limit, Net, Network, NewInterception, Protocol, Wanted},
     plumbing::{
         cancel::Uncancelled,
+        fd::into_number,
         guard::guard_on,
         handle::Entry,
         memory::give,
@@ -29,6 +25,7 @@ use wg_embed::{
     bind::Endpoint,
     error::{Error, ErrorKind, Result},
 };
+use wg_embed_netstack::pump::OwnedFd;
 
 /// The network of a tunnel that runs.
 fn net(entry: &Entry<Running>) -> Result<&Arc<Net>> {
@@ -45,11 +42,11 @@ fn not_null<T>(out: *mut T, name: &str) -> Result<NonNull<T>> {
 /// `out` is writable.
 unsafe fn give_fd(out: NonNull<i32>, fd: OwnedFd) {
     // SAFETY: the caller says so. The descriptor is the app's from here on.
-    unsafe { out.write(fd.into_raw_fd()) };
+    unsafe { out.write(into_number(fd)) };
 }
 
 /// Connects through a tunnel that has a userspace network (`net` of wg_options_t), and returns a descriptor of the
-/// connection in `*fd`: one end of a socketpair; the library copies to and from the other end.
+/// connection in `*fd`: one end of a socket pair; the library copies to and from the other end.
 ///
 /// `network` is "tcp" or "udp", for one family "tcp4", "tcp6", "udp4", "udp6". `address` is "host:port", where host is
 /// an IPv4 address, an IPv6 address in brackets, or a name, which is looked up as in wg_net_resolve(). With TCP, the
@@ -66,6 +63,13 @@ unsafe fn give_fd(out: NonNull<i32>, fd: OwnedFd) {
 ///
 /// The descriptor is blocking, is closed by exec(), and is not below 3. It has no socket options of the IP and TCP
 /// levels; use wg_net_reset() in place of SO_LINGER. SIGPIPE is raised as on any socket: use MSG_NOSIGNAL.
+///
+/// On Windows it is a SOCKET, which fits into `*fd`, and is closed by closesocket(); child processes do not inherit it.
+/// The pair of sockets is connected over loopback (127.0.0.1), and differs from the descriptors described above as
+/// follows. For TCP it is a TCP socket: recv() fails with WSAECONNRESET after a reset, which may discard data that was
+/// not read yet; SO_LINGER of 0 seconds makes closing it a reset; and after it was closed, the connection ends a few
+/// minutes later if the peer does not end it. For UDP it is a UDP socket (SOCK_DGRAM): the end is one empty datagram,
+/// after which send() fails with WSAESHUTDOWN, and the library notices within two seconds that it was closed.
 ///
 /// `timeout_ms` is as for poll(): a negative number waits without limit, and with 0 only calls that need not wait
 /// succeed, such as UDP to an address.
@@ -150,7 +154,7 @@ pub unsafe extern "C" fn wg_net_listen(
 /// descriptor in `*fd`, as in wg_net_dial(), and its addresses in `*connection`, unless `connection` is NULL.
 ///
 /// `timeout_ms` is as in wg_net_dial(); 0 does not wait. To end a wait without ending the tunnel, call
-/// shutdown(listener, SHUT_RDWR), and close `listener` only when no thread waits for it.
+/// shutdown(listener, SHUT_RDWR), on Windows SD_BOTH, and close `listener` only when no thread waits for it.
 ///
 /// Memory: as wg_net_dial(). `*connection` is written on success only.
 /// Requires: `listener` is not closed during the call; `fd` and `connection` are NULL or writable.
@@ -404,7 +408,7 @@ pub unsafe extern "C" fn wg_net_ping(
 /// Errors: WG_ERR_INVALID if `listen` is not an address and port, or not a loopback address without
 /// WG_NET_PROXY_REMOTE; if only one of `user` and `password` is NULL, or one does not have 1 to 255 bytes; for unknown
 /// flags; WG_ERR_ADDR_IN_USE; WG_ERR_NOT_FOUND if it is not an address of this system; WG_ERR_PERMISSION;
-/// WG_ERR_RESOURCES; WG_ERR_IO; and the errors of wg_net_dial() that concern the tunnel.
+/// WG_ERR_RESOURCES; WG_ERR_IO; WG_ERR_UNSUPPORTED on Windows; and the errors of wg_net_dial() that concern the tunnel.
 /// Threads: any.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
@@ -468,7 +472,8 @@ unsafe fn start_proxy(
 /// Stops a proxy of wg_net_socks5() or wg_net_http(). When this returns, its port is free. Its connections are reset.
 ///
 /// Memory: nothing changes hands.
-/// Errors: WG_ERR_NOT_FOUND if the tunnel has no such proxy; and the errors of wg_net_dial() that concern the tunnel.
+/// Errors: WG_ERR_NOT_FOUND if the tunnel has no such proxy; WG_ERR_UNSUPPORTED on Windows; and the errors of
+/// wg_net_dial() that concern the tunnel.
 /// Threads: any.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]

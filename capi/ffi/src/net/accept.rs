@@ -1,9 +1,6 @@
 //! Connections of a listening descriptor.
 
-use std::{
-    io,
-    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
-};
+use std::io;
 
 use super::{Listening, Net, above_standard_or_reset, intercept::connection, wait::Limit};
 use crate::{
@@ -14,7 +11,7 @@ use wg_embed::{
     error::{Error, ErrorKind, Result},
     sync,
 };
-use wg_embed_netstack::pump::{self, FdId};
+use wg_embed_netstack::pump::{self, AsRawFd, BorrowedFd, FdId, OwnedFd};
 
 fn ended() -> Error {
     Error::new(ErrorKind::Closed, "the listener has ended")
@@ -56,13 +53,9 @@ impl Net {
             if limit.is_over() {
                 return Err(Error::new(ErrorKind::TimedOut, "no connection arrived within the time limit"));
             }
-            let mut poll = libc::pollfd { fd: listener.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-            // SAFETY: it is one struct, which lives. If the wait fails, for a signal for example, it is tried again.
-            unsafe { libc::poll(&raw mut poll, 1, limit.left_for_poll()) };
-            if poll.revents & libc::POLLNVAL != 0 {
-                // Which is not allowed, but would make this loop without end.
-                return Err(Error::invalid("the listener was closed while a thread waited for it"));
-            }
+            // Closing it during the call is not allowed, but would make this loop endless.
+            let closed = |_| Error::invalid("the listener was closed while a thread waited for it");
+            pump::wait(listener, limit.left()).map_err(closed)?;
         }
     }
 

@@ -3,7 +3,6 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::{AsFd, OwnedFd},
     sync::Arc,
     thread,
     time::Duration,
@@ -22,7 +21,12 @@ use wg_embed::{
     error::{Error, ErrorKind, Result},
     sync,
 };
-use wg_embed_netstack::{TcpListener, UdpSocket, dial::parse_host_port, dns::Family, pump::FdId};
+use wg_embed_netstack::{
+    TcpListener, UdpSocket,
+    dial::parse_host_port,
+    dns::Family,
+    pump::{AsFd, FdId, OwnedFd},
+};
 
 /// The time for which a port in use may still become free, in milliseconds.
 const PATIENCE_MS: i32 = 200;

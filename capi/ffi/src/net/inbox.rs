@@ -2,18 +2,17 @@
 
 use std::{
     collections::VecDeque,
-    ffi::c_int,
     io,
-    net::{Shutdown, SocketAddr},
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard},
 };
 
-use socket2::{Domain, SockRef, Socket, Type};
-
 use crate::{plumbing::fd::above_standard, types::net::wg_net_connection_t};
 use wg_embed::sync;
-use wg_embed_netstack::{TcpStream, UdpFlow, UdpPort, pump::FdId};
+use wg_embed_netstack::{
+    TcpStream, UdpFlow, UdpPort,
+    pump::{self, AsFd, BorrowedFd, FdId, OwnedFd, Signal},
+};
 
 /// A connection of an intercepting network, or a flow of datagrams.
 pub(super) enum Link {
@@ -58,7 +57,7 @@ pub(super) struct Inbox {
 struct State {
     waiting: VecDeque<Arrived>,
     /// The other end of the app's descriptor; `None` once the inbox is closed.
-    signal: Option<Arc<OwnedFd>>,
+    signal: Option<Signal>,
     /// The port that is listened at, so that nothing else takes it.
     port: Option<UdpPort>,
 }
@@ -66,20 +65,9 @@ struct State {
 impl State {
     /// Whether the app has closed its descriptor, or shut it down; or the inbox is closed.
     fn is_gone(&self) -> bool {
-        let Some(signal) = &self.signal else {
-            return true;
-        };
-        let mut poll = libc::pollfd { fd: signal.as_raw_fd(), events: 0, revents: 0 };
-        // SAFETY: it is one struct, which lives.
-        unsafe { libc::poll(&raw mut poll, 1, 0) > 0 && poll.revents != 0 }
+        self.signal.as_ref().is_none_or(Signal::is_gone)
     }
 }
-
-/// The app may not ignore SIGPIPE. (On Apple's systems the sockets of a pair do that.)
-#[cfg(not(target_vendor = "apple"))]
-const NO_SIGNAL: c_int = libc::MSG_NOSIGNAL;
-#[cfg(target_vendor = "apple")]
-const NO_SIGNAL: c_int = 0;
 
 impl Inbox {
     /// An inbox for what comes to a port, and the app's descriptor.
@@ -93,9 +81,8 @@ impl Inbox {
     }
 
     fn new(purpose: Purpose, port: Option<UdpPort>, backlog: usize) -> io::Result<(Arc<Self>, OwnedFd)> {
-        let (signal, of_app) = Socket::pair(Domain::UNIX, Type::STREAM, None)?;
-        signal.set_nonblocking(true)?;
-        let (signal, of_app) = (Arc::new(above_standard(signal)?.into()), OwnedFd::from(above_standard(of_app)?));
+        let (ours, of_app) = pump::pair()?;
+        let (signal, of_app) = (Signal::new(above_standard(ours)?), above_standard(of_app)?);
         let id = FdId::of(of_app.as_fd())?;
         let state = Mutex::new(State { waiting: VecDeque::new(), signal: Some(signal), port });
         Ok((Arc::new(Self { purpose, id, backlog, state }), of_app))
@@ -105,8 +92,8 @@ impl Inbox {
         sync::lock(&self.state)
     }
 
-    /// Returns the descriptor that reports that the app has closed its end; `None` once the inbox is closed.
-    pub(super) fn signal(&self) -> Option<Arc<OwnedFd>> {
+    /// Returns the end that reports that the app has closed its end; `None` once the inbox is closed.
+    pub(super) fn signal(&self) -> Option<Signal> {
         self.state().signal.clone()
     }
 
@@ -141,8 +128,7 @@ impl Inbox {
         if state.waiting.is_empty()
             && let Some(signal) = &state.signal
         {
-            // There is room for the byte; if the app has just closed its end, `is_gone` tells so from now on.
-            let _ = SockRef::from(&**signal).send_with_flags(&[1], NO_SIGNAL);
+            signal.raise();
         }
         state.waiting.push_back(arrived);
     }
@@ -151,16 +137,15 @@ impl Inbox {
     /// come.
     pub(super) fn pop(&self, of_app: BorrowedFd<'_>) -> io::Result<Arrived> {
         let mut state = self.state();
-        let Some(arrived) = state.waiting.pop_front() else {
-            let kind = if state.is_gone() { io::ErrorKind::NotConnected } else { io::ErrorKind::WouldBlock };
-            return Err(kind.into());
-        };
+        let arrived = state.waiting.pop_front();
         if state.waiting.is_empty() {
-            let mut byte = [std::mem::MaybeUninit::uninit()];
             // If the app has read it, its poll() has seen too little.
-            let _ = SockRef::from(&of_app).recv_with_flags(&mut byte, libc::MSG_DONTWAIT);
+            Signal::lower(of_app);
         }
-        Ok(arrived)
+        arrived.ok_or_else(|| {
+            let kind = if state.is_gone() { io::ErrorKind::NotConnected } else { io::ErrorKind::WouldBlock };
+            kind.into()
+        })
     }
 
     /// Ends it: the app's descriptor sees the end, what waits is given up, and the port is free.
@@ -169,8 +154,8 @@ impl Inbox {
         let (waiting, signal, port) = (std::mem::take(&mut state.waiting), state.signal.take(), state.port.take());
         drop(state);
         if let Some(signal) = signal {
-            // The pump may hold a duplicate, so it is shut down. An error means that the app has closed its end.
-            let _ = SockRef::from(&*signal).shutdown(Shutdown::Both);
+            // The pump may hold a duplicate.
+            signal.close();
         }
         waiting.into_iter().for_each(|arrived| arrived.link.give_up());
         drop(port);
@@ -182,19 +167,14 @@ impl Inbox {
 mod tests {
     use super::*;
 
-    fn is_readable(fd: &OwnedFd) -> bool {
-        let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        // SAFETY: it is one struct, which lives.
-        unsafe { libc::poll(&raw mut poll, 1, 0) == 1 }
-    }
-
     #[test]
     fn it_ends_for_the_app_and_by_the_app() {
         let (inbox, of_app) = Inbox::intercepting(1).unwrap();
-        assert!(inbox.is(FdId::of(of_app.as_fd()).unwrap()) && inbox.has_room() && !is_readable(&of_app));
+        assert!(inbox.is(FdId::of(of_app.as_fd()).unwrap()) && inbox.has_room());
         assert_eq!(inbox.pop(of_app.as_fd()).err().unwrap().kind(), io::ErrorKind::WouldBlock);
         inbox.close();
-        assert!(is_readable(&of_app) && inbox.is_gone() && !inbox.has_room());
+        pump::wait(of_app.as_fd(), None).unwrap();
+        assert!(inbox.is_gone() && !inbox.has_room());
         assert_eq!(inbox.pop(of_app.as_fd()).err().unwrap().kind(), io::ErrorKind::NotConnected);
         let (inbox, of_app) = Inbox::intercepting(1).unwrap();
         drop(of_app);

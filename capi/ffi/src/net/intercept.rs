@@ -3,7 +3,6 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::{AsFd, IntoRawFd, OwnedFd},
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -14,7 +13,7 @@ use super::{
     inbox::{Arrived, Inbox, Link, Purpose},
 };
 use crate::{
-    plumbing::{callback::NewCallback, sized::check_flags},
+    plumbing::{callback::NewCallback, fd::into_number, sized::check_flags},
     types::net::{
         WG_NET_ACCEPT, WG_NET_HOLD, WG_NET_IGNORE, WG_NET_NO_ECHO, WG_NET_REFUSE, WG_NET_TCP, WG_NET_UDP,
         wg_net_connected_fn_t, wg_net_connection_t, wg_net_dialled_fn_t, wg_net_intercept_t, wg_net_protocol_t,
@@ -25,7 +24,10 @@ use wg_embed::{
     error::{Error, ErrorKind, Result},
     sync,
 };
-use wg_embed_netstack::{Intercept, InterceptOptions, PendingTcp, TcpStream, UdpFlow};
+use wg_embed_netstack::{
+    Intercept, InterceptOptions, PendingTcp, TcpStream, UdpFlow,
+    pump::{AsFd, OwnedFd},
+};
 
 /// The functions of a [`wg_net_intercept_t`].
 #[derive(Clone, Copy)]
@@ -204,7 +206,7 @@ impl Net {
         self.functions.call(|functions, user| {
             if let (Some(take), Some(fd)) = (functions.connected, fd.take()) {
                 // SAFETY: as in `ask`; the descriptor is the app's from here on.
-                unsafe { take(user, self.handle, &raw const connection, fd.into_raw_fd()) };
+                unsafe { take(user, self.handle, &raw const connection, into_number(fd)) };
             }
         });
         if let Some(fd) = fd {
@@ -256,7 +258,7 @@ impl Net {
             }
         };
         let pump = sync::read(&self.pump);
-        pump.as_ref().ok_or(io::ErrorKind::NotConnected)?.watch(signal, Box::new(closed))
+        pump.as_ref().ok_or(io::ErrorKind::NotConnected)?.watch(signal.descriptor(), Box::new(closed))
     }
 
     fn inbox_for(&self, to: SocketAddr) -> Option<Arc<Inbox>> {

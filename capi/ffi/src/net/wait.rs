@@ -30,11 +30,6 @@ impl Limit {
         self.left().unwrap_or(LONG)
     }
 
-    /// The same for poll(): rounded up, so that no time is left when it returns for that reason.
-    pub(super) fn left_for_poll(self) -> i32 {
-        self.left().map_or(-1, |left| left.as_nanos().div_ceil(1_000_000).try_into().unwrap_or(i32::MAX))
-    }
-
     pub(super) fn is_over(self) -> bool {
         self.left().is_some_and(|left| left.is_zero())
     }
@@ -100,8 +95,11 @@ mod tests {
 
     #[test]
     fn limits_are_those_of_poll() {
-        assert_eq!((Limit::after(-5).left_for_poll(), Limit::after(0).left_for_poll()), (-1, 0));
-        let left = Limit::after(i32::MAX).left_for_poll();
-        assert!(left > i32::MAX - 100_000 && !Limit::after(100_000).is_over(), "{left}");
+        assert_eq!((Limit::after(-5).left(), Limit::after(0).left()), (None, Some(Duration::ZERO)));
+        let left = Limit::after(i32::MAX).left().unwrap();
+        assert!(
+            left > Duration::from_millis(i32::MAX as u64 - 100_000) && !Limit::after(100_000).is_over(),
+            "{left:?}"
+        );
     }
 }

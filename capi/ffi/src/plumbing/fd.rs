@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use wg_embed::error::Result;
 
-#[cfg(all(feature = "netstack", unix))]
-pub(crate) use self::unix::check_open;
 #[cfg(all(feature = "control", unix))]
 pub(crate) use self::unix::lent;
 #[cfg(unix)]
 pub(crate) use self::unix::{AppFd, above_standard};
+#[cfg(all(feature = "netstack", unix))]
+pub(crate) use self::unix::{check_open, into_number};
+#[cfg(all(feature = "netstack", windows))]
+pub(crate) use self::windows::{above_standard, check_open, into_number};
 
 /// A TUN over a descriptor of this system.
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -143,6 +145,12 @@ mod unix {
         Ok(unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) })
     }
 
+    /// The number of a descriptor that C gets.
+    #[cfg(feature = "netstack")]
+    pub(crate) fn into_number(fd: OwnedFd) -> i32 {
+        std::os::fd::IntoRawFd::into_raw_fd(fd)
+    }
+
     /// A duplicate of a descriptor of the app, whose mode stays unchanged.
     #[cfg(feature = "control")]
     pub(crate) fn lent(fd: i32) -> Result<OwnedFd> {
@@ -199,4 +207,42 @@ impl AppFd {
     /// # Safety
     /// None.
     pub(crate) unsafe fn take(self) {}
+}
+
+/// On Windows the descriptors of a userspace network are SOCKETs. Handles of Windows have 32 significant bits.
+#[cfg(all(feature = "netstack", windows))]
+mod windows {
+    use super::Result;
+    use std::{
+        io,
+        os::windows::io::{BorrowedSocket, IntoRawSocket, OwnedSocket, RawSocket},
+    };
+    use wg_embed::error::Error;
+
+    /// There are no sockets with the numbers of standard streams.
+    #[allow(clippy::unnecessary_wraps)] // As on Unix.
+    pub(crate) fn above_standard<T>(owner: T) -> io::Result<T> {
+        Ok(owner)
+    }
+
+    /// Borrows a number from C, if it is an open socket.
+    ///
+    /// # Safety
+    /// It is not closed while it is borrowed.
+    pub(crate) unsafe fn check_open<'a>(fd: i32) -> Result<BorrowedSocket<'a>> {
+        let closed = || Error::invalid(format!("socket {fd} is not open"));
+        if fd == -1 {
+            return Err(closed());
+        }
+        // SAFETY: it is not INVALID_SOCKET. If it is not open, it is only used for the call that finds that out. The
+        // caller says the rest.
+        let socket = unsafe { BorrowedSocket::borrow_raw(i64::from(fd) as RawSocket) };
+        socket2::SockRef::from(&socket).r#type().map_err(|_| closed())?;
+        Ok(socket)
+    }
+
+    /// The number of a socket that C gets.
+    pub(crate) fn into_number(socket: OwnedSocket) -> i32 {
+        socket.into_raw_socket() as i32
+    }
 }
