@@ -67,6 +67,8 @@ pub(super) struct State {
     pub(super) unanswered: u8,
     /// Initiations since the peer's last message, or since it was last reported that it does not answer.
     pub(super) attempts: u8,
+    /// Whether that was reported although the handshake goes on.
+    pub(super) is_failure_told: bool,
     staged: VecDeque<StagedMessage>,
     /// The memory of the staged packets in the budget.
     staged_size: usize,
@@ -316,7 +318,7 @@ impl Peer {
     pub(super) fn roam(&self, state: &mut State, from: Endpoint) -> bool {
         let before = state.location.endpoint();
         let moved = state.location.roam(from);
-        (state.unanswered, state.attempts) = (0, 0);
+        (state.unanswered, state.attempts, state.is_failure_told) = (0, 0, false);
         if state.location.endpoint() != before {
             self.source.forget();
         }

@@ -1,7 +1,7 @@
 //! From the TUN to the network: routing, staging, sealing, sending; and messages that the device starts itself.
 
 use std::{
-    io,
+    io, mem,
     sync::{Arc, MutexGuard},
 };
 
@@ -529,7 +529,7 @@ impl Device {
             // With traffic or a persistent keepalive the timer never gives up.
             let has_failed = state.attempts == ATTEMPTS;
             if has_failed {
-                state.attempts = 0;
+                (state.attempts, state.is_failure_told) = (0, true);
                 self.events.note(Event::HandshakeFailed(*peer.key()));
             }
             state.attempts += 1;
@@ -598,7 +598,9 @@ impl Device {
                 tracing::debug!(peer = %peer.key(), "handshake was not answered, giving up");
                 let staged = {
                     let mut state = lock(&peer.state);
-                    self.events.note(Event::HandshakeFailed(*peer.key()));
+                    if !mem::take(&mut state.is_failure_told) {
+                        self.events.note(Event::HandshakeFailed(*peer.key()));
+                    }
                     state.attempts = 0;
                     state.take_staged()
                 };

@@ -76,7 +76,7 @@ impl Device {
         let keepalive = {
             let mut handshaking = lock(&peer.handshake);
             let mut state = lock(&peer.state);
-            (state.unanswered, state.attempts) = (0, 0);
+            (state.unanswered, state.attempts, state.is_failure_told) = (0, 0, false);
             (state.had_session, state.wants_handshake) = (false, false);
             if self.reset(peer, &mut handshaking.noise, &mut state) {
                 self.events.note(Event::SessionExpired(*peer.key()));

@@ -65,6 +65,20 @@ fn a_name_that_does_not_answer_is_looked_up_again_whatever_is_sent() {
 }
 
 #[test]
+fn a_failure_is_reported_once_if_traffic_ends_during_the_attempts() {
+    let world = World::new();
+    let book = Book::new(&world);
+    book.set(HOST, &["192.0.2.66"]);
+    let (a, b) = pair(&world, &book);
+    for _ in 0..10 {
+        a.send_to(&b, 100);
+        world.pass(S(1), &[&a, &b]);
+    }
+    world.pass(S(300), &[&a, &b]);
+    assert_eq!(events(&a).iter().filter(|event| **event == Event::HandshakeFailed(b.public())).count(), 1);
+}
+
+#[test]
 fn the_next_address_is_tried_after_two_attempts_whatever_is_sent() {
     let world = World::new();
     let book = Book::new(&world);
