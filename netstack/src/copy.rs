@@ -61,9 +61,11 @@ pub trait Side {
     /// Ends the direction to the other end.
     fn shutdown(&mut self);
 
-    /// Makes writes of the other end fail, if it supports that while bytes are still written to it: the connection has
-    /// failed.
-    fn refuse_input(&mut self) {}
+    /// Makes writes of the other end fail, as the connection has failed, while bytes are still written to it. Returns
+    /// false, the default, if that is not possible: what the other end writes is then read and discarded.
+    fn refuse_input(&mut self) -> bool {
+        false
+    }
 
     /// Takes the pending error, if any.
     fn take_error(&mut self) -> Option<io::Error>;
@@ -116,6 +118,8 @@ pub struct Relay<S> {
     failed: bool,
     /// The direction from the side to the connection is done.
     up_done: bool,
+    /// What the side writes is discarded.
+    discards: bool,
     /// The direction from the connection to the side is done.
     down_done: bool,
 }
@@ -148,6 +152,7 @@ impl<S: Side> Relay<S> {
             closed: false,
             failed: false,
             up_done: false,
+            discards: false,
             down_done: false,
         }
     }
@@ -223,7 +228,7 @@ impl<S: Side> Relay<S> {
     /// Copies from the side to the connection unless that is done. Continues with whether there is more.
     fn turn_up(&mut self) -> ControlFlow<Outcome, bool> {
         if self.up_done {
-            return ControlFlow::Continue(false);
+            return self.discard_input();
         }
         match self.copy_up() {
             // The connection is not read any more, which would return the error.
@@ -243,10 +248,32 @@ impl<S: Side> Relay<S> {
             Stop::ConnectionFailed => {
                 // The data that arrived before are still copied.
                 self.up_done = true;
-                self.side.refuse_input();
-                ControlFlow::Continue(false)
+                self.discards = !self.side.refuse_input();
+                self.discard_input()
             }
         }
+    }
+
+    /// Discards what the other end writes to a connection that has failed, or else it would wait for ever instead of
+    /// reading what is left. Continues with whether there is more.
+    fn discard_input(&mut self) -> ControlFlow<Outcome, bool> {
+        let (mut room, mut discarded) = ([0; 4096], 0);
+        while self.discards && self.readable && discarded < TURN {
+            let read = match self.side.peek(self.ended) {
+                Ok(true) => self.side.read(&mut [IoSliceMut::new(&mut room)]),
+                other => other.map(usize::from),
+            };
+            match read {
+                Ok(0) => self.discards = false,
+                Ok(length) => discarded += length,
+                Err(error) => match error.kind() {
+                    ErrorKind::WouldBlock => self.readable = false,
+                    ErrorKind::Interrupted => {}
+                    _ => return ControlFlow::Break(self.fail_connection()),
+                },
+            }
+        }
+        ControlFlow::Continue(self.discards && self.readable)
     }
 
     /// Copies from the connection to the side unless that is done. Continues with whether there is more.

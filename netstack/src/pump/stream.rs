@@ -118,8 +118,9 @@ impl Side for Ours {
         let _ = shutdown(&self.socket, Shutdown::Write);
     }
 
-    fn refuse_input(&mut self) {
+    fn refuse_input(&mut self) -> bool {
         self.discard(usize::from(KEEPS));
+        true
     }
 
     fn take_error(&mut self) -> Option<io::Error> {

@@ -327,6 +327,9 @@ struct Entry {
     id: Option<FdId>,
     /// The events of the system since the last turn.
     event: Event,
+    /// Whether the other end writes no more, and whether it reads no more, by the events so far.
+    is_read_closed: bool,
+    is_write_closed: bool,
     /// Whether its turn is next.
     is_ready: bool,
 }
@@ -418,7 +421,9 @@ impl Loop {
             if source.is_abandoned().is_some() {
                 self.asked.push(token);
             }
-            self.entries.insert(token, Entry { source, news, id, event: Event::default(), is_ready: true });
+            let event = Event::default();
+            let (is_read_closed, is_write_closed, is_ready) = (false, false, true);
+            self.entries.insert(token, Entry { source, news, id, event, is_read_closed, is_write_closed, is_ready });
             self.ready.push(token);
         }
         for token in news {
@@ -442,7 +447,10 @@ impl Loop {
         entry.event.readable |= event.is_readable();
         entry.event.writable |= event.is_writable();
         entry.event.ended |= event.is_read_closed();
-        entry.event.closed |= event.is_read_closed() && event.is_write_closed();
+        // Apple's systems report the two by events of their own.
+        entry.is_read_closed = event.is_read_closed() || (cfg!(target_vendor = "apple") && entry.is_read_closed);
+        entry.is_write_closed = event.is_write_closed() || (cfg!(target_vendor = "apple") && entry.is_write_closed);
+        entry.event.closed |= entry.is_read_closed && entry.is_write_closed;
         entry.event.failed |= pair::is_failure(event);
         self.make_ready(event.token());
     }

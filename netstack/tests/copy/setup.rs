@@ -103,8 +103,9 @@ impl<const STOPS: bool> Side for End<STOPS> {
         self.seen().calls.push("shutdown");
     }
 
-    fn refuse_input(&mut self) {
+    fn refuse_input(&mut self) -> bool {
         self.seen().calls.push("refuse");
+        STOPS
     }
 
     fn take_error(&mut self) -> Option<io::Error> {
