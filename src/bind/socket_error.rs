@@ -16,7 +16,7 @@ pub(super) fn ends(code: i32) -> bool {
     return matches!(code, 6 | 10009 | 10038 | 10053 | 10057 | 10058);
 }
 
-/// Returns whether an error means that a descriptor is none of a socket.
+/// Returns whether an error means that a descriptor is not a socket.
 pub(super) fn is_no_socket(err: &io::Error) -> bool {
     #[cfg(not(windows))]
     const NO_SOCKET: i32 = libc::ENOTSOCK;

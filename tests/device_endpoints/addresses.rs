@@ -35,7 +35,7 @@ fn an_address_that_does_not_answer_gives_way_to_the_next_one() {
     assert!(targets(&seen, 1).len() >= 4, "sessions were renewed");
 }
 
-/// Traffic and keepalives begin the attempts anew: the handshake is never given up.
+/// With traffic or a persistent keepalive, the attempts start over each time, and the handshake is never given up.
 #[test]
 fn a_name_that_does_not_answer_is_looked_up_again_whatever_is_sent() {
     for (interval, keepalive) in [(S(1), None), (S(40), Some(25))] {

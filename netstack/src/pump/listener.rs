@@ -18,6 +18,7 @@ use rustix::{
 };
 
 use super::{
+    Accepted,
     pair::{self, DatagramSocket},
     relay,
     stream::{self, Ours},
@@ -27,17 +28,6 @@ use crate::{Notify, TcpListener, TcpStream, copy::Event};
 
 /// The number of connections that may be passed on before others have their turn.
 const TURN: usize = 64;
-
-/// A connection that was received from a listener's descriptor.
-#[derive(Debug)]
-pub struct Accepted {
-    /// The descriptor, as from [`Pump::tcp_descriptor`](super::Pump::tcp_descriptor).
-    pub descriptor: OwnedFd,
-    /// The address of this side.
-    pub local: SocketAddr,
-    /// The address of the other side.
-    pub peer: SocketAddr,
-}
 
 /// Receives a connection from a descriptor of [`Pump::listener_descriptor`](super::Pump::listener_descriptor). It waits
 /// for one unless the descriptor is non-blocking. Several threads may call it.

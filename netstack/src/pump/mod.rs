@@ -203,8 +203,19 @@ pub fn wait(descriptor: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result
     }
 }
 
+/// A connection that was received from a listener's descriptor.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The descriptor, as from [`Pump::tcp_descriptor`].
+    pub descriptor: OwnedFd,
+    /// The address of this side.
+    pub local: SocketAddr,
+    /// The address of the other side.
+    pub peer: SocketAddr,
+}
+
 pub use fd_id::FdId;
-pub use listener::{Accepted, accept};
+pub use listener::accept;
 pub use pair::pair;
 pub use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 pub use signal::Signal;

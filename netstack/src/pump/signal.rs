@@ -54,8 +54,8 @@ impl Signal {
     }
 }
 
-/// Sends a byte. There is room unless nobody has taken others; if the program has just closed its end, that is visible
-/// from now on.
+/// Sends a byte. If there is no room for it, earlier bytes are still there to be read. An error of a program that has
+/// closed its end is ignored: the pump is notified of the close.
 pub(super) fn raise(ours: BorrowedFd<'_>) {
     let _ = send(ours, &[1], pair::NO_SIGNAL);
 }

@@ -12,6 +12,7 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use wg_embed::sync;
 
 use super::{
+    Accepted,
     fd_id::FdId,
     pair, relay,
     signal::{self, Signal},
@@ -22,17 +23,6 @@ use crate::{Notify, TcpListener, TcpStream, copy::Event};
 
 /// The number of connections that are accepted in advance.
 const MOST: usize = 16;
-
-/// A connection that was received from a listener's descriptor.
-#[derive(Debug)]
-pub struct Accepted {
-    /// The descriptor, as from [`Pump::tcp_descriptor`](super::Pump::tcp_descriptor).
-    pub descriptor: OwnedFd,
-    /// The address of this side.
-    pub local: SocketAddr,
-    /// The address of the other side.
-    pub peer: SocketAddr,
-}
 
 /// Receives a connection from a descriptor of [`Pump::listener_descriptor`](super::Pump::listener_descriptor), without
 /// waiting. Several threads may call it.
