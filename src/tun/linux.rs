@@ -9,6 +9,7 @@
 //! may enter that namespace. If it may not, the interface counts as up and keeps its last MTU. Android does not permit
 //! apps to watch: there it counts as up.
 
+mod create;
 mod link;
 mod queues;
 mod steering;
@@ -16,6 +17,7 @@ mod sys;
 mod vnet;
 
 use self::{
+    create::{check_name, check_queues, lengthen_queues, open_first_queue, open_queue},
     link::{Change, Link, State},
     queues::Queues,
     vnet::Vnet,
@@ -32,13 +34,9 @@ use crate::{
     sync,
 };
 use std::{
-    fs::OpenOptions,
     io, mem,
     net::IpAddr,
-    os::{
-        fd::{AsFd, AsRawFd, OwnedFd, RawFd},
-        unix::fs::OpenOptionsExt,
-    },
+    os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard,
@@ -47,26 +45,15 @@ use std::{
     time::Duration,
 };
 
-const DEVICE: &str = "/dev/net/tun";
-
 const IFF_TUN: u16 = libc::IFF_TUN as u16;
 const IFF_NO_PI: u16 = libc::IFF_NO_PI as u16;
 const IFF_VNET_HDR: u16 = libc::IFF_VNET_HDR as u16;
 const IFF_MULTI_QUEUE: u16 = libc::IFF_MULTI_QUEUE as u16;
-/// Refuses an interface that exists.
-const IFF_TUN_EXCL: u16 = libc::IFF_TUN_EXCL as u16;
 
 /// Checksums, and TCP with or without ECN.
 const TCP_OFFLOADS: libc::c_uint = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
 /// Several UDP datagrams as one packet; since Linux 6.2.
 const UDP_OFFLOADS: libc::c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
-
-/// The number of packets that may wait in a queue of an interface that is created here: as many as may wait for
-/// encryption in the kernel's WireGuard (MAX_QUEUED_PACKETS in its `messages.h`). The TUN driver's 500 overflow while a
-/// program that sends small packets has the processor for a time slice.
-const QUEUE_LEN: i32 = 1024;
-/// The TUN driver's own number (TUN_READQ_SIZE in the kernel's `tun.c`).
-const DRIVER_QUEUE_LEN: i32 = 500;
 
 /// A TUN device, or another descriptor for packets.
 #[derive(Debug)]
@@ -539,67 +526,6 @@ impl Tun for LinuxTun {
     }
 }
 
-fn check_name(name: &str) -> Result<()> {
-    let reason = if name.is_empty() {
-        "is empty"
-    } else if name.len() >= sys::NAME_LEN {
-        "is longer than 15 bytes"
-    } else if name == "." || name == ".." {
-        "is a directory"
-    } else if name.contains(|c: char| c == '/' || c == ':' || c == '%' || c.is_whitespace() || c.is_control()) {
-        "has a '/', ':', '%', white space or control character in it"
-    } else {
-        return Ok(());
-    };
-    Err(Error::invalid(format!("the interface name {name:?} {reason}")))
-}
-
-fn check_queues(number: usize) -> Result<()> {
-    if !(1..=MAX_QUEUES).contains(&number) {
-        return Err(Error::invalid(format!("{number} queues: an interface has 1 to {MAX_QUEUES}")));
-    }
-    Ok(())
-}
-
-/// Opens the first queue of the interface `name`, which is created, or exists and is unused.
-fn open_first_queue(name: &str, flags: u16) -> Result<OwnedFd> {
-    if flags & IFF_MULTI_QUEUE == 0 {
-        return open_queue(name, flags);
-    }
-    // The kernel lets any program join an interface with several queues, and take a part of its packets.
-    match open_queue(name, flags | IFF_TUN_EXCL) {
-        Err(err) if err.kind() == ErrorKind::Exists => match link::is_attached(name) {
-            Ok(false) => open_queue(name, flags),
-            _ => Err(err),
-        },
-        result => result,
-    }
-}
-
-/// Opens a queue of the interface `name`, which is created for the first.
-fn open_queue(name: &str, flags: u16) -> Result<OwnedFd> {
-    let fd: OwnedFd = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(DEVICE)
-        .map_err(|err| Error::io(format!("cannot open {DEVICE}"), err))?
-        .into();
-    sys::set_interface(&fd, name, flags).map_err(|err| creation_error(name, err))?;
-    Ok(fd)
-}
-
-/// Makes room for more packets in the queues of an interface, unless its owner has chosen their length.
-fn lengthen_queues(link: &Link, name: &str) {
-    let lengthened = match sys::queue_len(link, name) {
-        Ok(DRIVER_QUEUE_LEN) => sys::set_queue_len(link, name, QUEUE_LEN),
-        found => found.map(drop),
-    };
-    if let Err(err) = lengthened {
-        tracing::debug!(%err, name, "the interface keeps the length of its queue");
-    }
-}
-
 /// Returns whether a descriptor is a queue of an interface that may have several.
 fn is_queue(fd: impl AsFd) -> bool {
     sys::interface(fd).is_ok_and(|(_, flags)| flags & IFF_MULTI_QUEUE != 0)
@@ -607,19 +533,6 @@ fn is_queue(fd: impl AsFd) -> bool {
 
 fn cannot_wait(err: io::Error) -> Error {
     Error::io("cannot wait for the descriptor", err)
-}
-
-/// Returns the error for an interface that could not be created.
-fn creation_error(name: &str, err: io::Error) -> Error {
-    match err.raw_os_error() {
-        Some(libc::EPERM) => Error::io(format!("cannot make interface {name} without CAP_NET_ADMIN"), err),
-        // In use as a TUN, or there is another kind of interface with this name.
-        Some(libc::EBUSY) => Error::new(ErrorKind::Exists, format!("interface {name} is in use")),
-        Some(libc::EINVAL | libc::EEXIST) if Link::open(name).is_ok() => {
-            Error::new(ErrorKind::Exists, format!("an interface {name} already exists"))
-        }
-        _ => Error::io(format!("cannot make interface {name}"), err),
-    }
 }
 
 /// Enables the offloads that this module can undo. Returns whether the kernel supports those of UDP, and therefore

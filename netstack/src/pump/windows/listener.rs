@@ -3,7 +3,6 @@
 use std::{
     collections::{HashMap, VecDeque},
     io,
-    net::SocketAddr,
     sync::{Arc, LazyLock, Mutex, OnceLock, Weak},
 };
 
